@@ -1,0 +1,17 @@
+.PHONY: install run test lint types coverage bench docs clean
+SHELL := /bin/sh
+PYTHON ?= python3
+BIN := .venv/bin
+
+install: .venv/ready ## make .venv with the hub and its development tools
+.venv/ready: pyproject.toml constraints.txt deploy/bootstrap.sh ; @PYTHON="$(PYTHON)" sh deploy/bootstrap.sh
+run: install ## start the hub with everything it needs
+	@$(BIN)/hub serve --workers 2
+test: install ## run the tests
+	@$(BIN)/python -m pytest
+lint: install ; @$(BIN)/ruff check . && $(BIN)/ruff format --check .
+types: install ; @$(BIN)/mypy
+coverage: install ; @$(BIN)/coverage run -m pytest -q && $(BIN)/coverage report
+bench: install ; @$(BIN)/python -m bench
+docs: install ; @$(BIN)/python docs/generate.py
+clean: ; rm -rf .venv build dist .coverage .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,5 @@
+"""`python -m hub` is `hub`."""
+
+from .cli import main
+
+main()

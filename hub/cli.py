@@ -1,0 +1,151 @@
+"""The command line: `hub serve`, `hub publish`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import __version__
+from .config import Settings
+from .embed import Hub
+from .errors import ConfigError, HubError
+from .log import configure
+
+__all__ = ["main"]
+
+# `hub serve` options with their place in the help; the rest of the settings come from HUB_* or the file.
+_SERVE_OPTIONS = (
+    ("host", str, None),
+    ("port", click.IntRange(0, 65535), "-p"),
+    ("workers", click.IntRange(1, 512), "-w"),
+    ("uds", click.Path(path_type=Path), None),
+    ("redis_url", str, None),
+    ("drain", click.FloatRange(0, 3600), None),
+    ("forwarded_allow_ips", str, None),
+    ("log_format", click.Choice(["text", "json"]), None),
+    ("log_level", click.Choice(["debug", "info", "warning", "error"]), None),
+)
+
+
+def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `hub serve`, with help and default from `Settings`."""
+    for name, kind, short in reversed(_SERVE_OPTIONS):
+        field = Settings.model_fields[name]
+        flag = "--" + name.replace("_", "-")
+        variable = "REDIS_URL" if name == "redis_url" else f"HUB_{name.upper()}"
+        text = f"{field.description}  [env: {variable}" + (f"; default: {field.default}]" if field.default else "]")
+        command = click.option(*filter(None, (short, flag)), name, type=kind, help=text)(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="hub")
+def cli() -> None:
+    """A Redis-backed WebSocket broadcast hub: chat across workers and replicas."""
+
+
+@cli.command()
+@_settings_options
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="TOML file with any setting (message_rate = 10, origins = [...]).  [env: HUB_CONFIG]",
+)
+def serve(**options: Any) -> None:
+    """Serve the hub: raw rooms at /ws and /ws/ROOM, the HTTP API, health checks and a chat page.
+
+    Without a Redis URL it starts a Valkey of its own, or a redis-server found on PATH; without either, one worker
+    runs in memory. Every setting can also be given as HUB_<NAME> or in the TOML file; the command line wins over the
+    environment, and that over the file.
+
+    \b
+    SIGTERM  close the connections spread over --drain seconds, then end
+    SIGHUP   replace the workers one after another
+    """
+    if os.name == "nt":
+        raise ConfigError("hub serve needs a POSIX system; embed the hub in an application and run it with uvicorn")
+    from .supervisor import Supervisor
+
+    settings = Settings.load(**options)
+    configure(settings.log_format, settings.log_level)
+
+    async def run() -> int:
+        return await Supervisor(settings).run()
+
+    sys.exit(asyncio.run(run()))
+
+
+@cli.command()
+@click.argument("room")
+@click.argument("text")
+@click.option("--url", envvar="HUB_URL", help="Address of a hub; used unless a Redis URL is given.  [env: HUB_URL]")
+@click.option("--api-key", envvar="HUB_API_KEY", help="Its HUB_API_KEY.  [env: HUB_API_KEY]")
+@click.option("--redis-url", help="Publish through this Redis instead.  [env: REDIS_URL]")
+def publish(room: str, text: str, url: str | None, api_key: str | None, redis_url: str | None) -> None:
+    """Send TEXT to everybody in ROOM. TEXT of `-` is read from standard input."""
+    message = sys.stdin.read() if text == "-" else text
+    settings = Settings.load(redis_url=redis_url)
+    if url or settings.redis_url is None:
+        _publish_http(url or f"http://{settings.host}:{settings.port}", api_key, room, message)
+    else:
+        asyncio.run(_publish_redis(settings, room, message))
+
+
+async def _publish_redis(settings: Settings, room: str, message: str) -> None:
+    logging.getLogger("hub").setLevel(logging.CRITICAL)  # the error that follows says the same
+    async with Hub(settings) as hub:
+        await hub.publish(room, message)
+
+
+def _publish_http(url: str, api_key: str | None, room: str, message: str) -> None:
+    body = json.dumps({"channel": room, "data": message}).encode()
+    headers = {"Content-Type": "application/json", "X-API-Key": api_key or ""}
+    request = urllib.request.Request(f"{url.rstrip('/')}/api/publish", body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10):
+            return
+    except urllib.error.HTTPError as error:
+        raise HubError(f"{url} answered {error.code}: {_detail(error)}") from None
+    except (OSError, ValueError) as error:
+        raise HubError(f"cannot reach a hub at {url}: {getattr(error, 'reason', error)}") from None
+
+
+def _detail(error: urllib.error.HTTPError) -> str:
+    body = error.read().decode(errors="replace")
+    try:
+        return str(json.loads(body)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return body[:200]
+
+
+def main() -> None:
+    """Run the command line; a fault is one line on standard error, with status 2 for bad usage and 1 else."""
+    try:
+        result = cli.main(prog_name="hub", standalone_mode=False)
+        sys.exit(result if isinstance(result, int) else 0)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "")
+        sys.exit(2)
+    except click.ClickException as error:
+        _die(error.format_message(), error.exit_code)
+    except ConfigError as error:
+        _die(str(error), 2)
+    except HubError as error:
+        _die(str(error), 1)
+
+
+def _die(message: str, status: int) -> None:
+    click.echo(f"hub: {' '.join(message.split())}", err=True)
+    sys.exit(status)

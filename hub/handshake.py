@@ -1,0 +1,60 @@
+"""The opening handshake (RFC 6455 §4.2), on the sans-I/O API of websockets."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
+
+from uvicorn.config import Config
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+
+__all__ = ["answer", "http_response", "websocket_scope"]
+
+
+def answer(data: bytes) -> tuple[Request | None, Response]:
+    """The request in `data` and the response to it: 101, or a refusal with its reason."""
+    protocol = ServerProtocol()
+    protocol.receive_data(data)
+    events = protocol.events_received()
+    if not events or not isinstance(events[0], Request):
+        return None, Response(400, "Bad Request", Headers(), b"The WebSocket handshake is malformed.\n")
+    return events[0], protocol.accept(events[0])
+
+
+def http_response(status: int, headers: Headers, body: bytes) -> bytes:
+    """A whole HTTP response, after which the connection ends."""
+    headers.setdefault("Content-Length", str(len(body)))
+    headers.setdefault("Content-Type", "text/plain; charset=utf-8")
+    if "Connection" in headers:
+        del headers["Connection"]
+    headers["Connection"] = "close"
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    return Response(status, phrase, headers, body).serialize()
+
+
+def websocket_scope(request: Request, config: Config, transport: asyncio.Transport) -> dict[str, Any]:
+    """The ASGI scope of a WebSocket connection, without `state` and `extensions`."""
+    path, _, query = request.path.partition("?")
+    protocols = request.headers.get_all("Sec-WebSocket-Protocol")
+    return {
+        "type": "websocket",
+        "asgi": {"version": config.asgi_version, "spec_version": "2.4"},
+        "http_version": "1.1",
+        "scheme": "wss" if is_ssl(transport) else "ws",
+        "server": get_local_addr(transport),
+        "client": get_remote_addr(transport),
+        "root_path": config.root_path,
+        "path": config.root_path + unquote(path),
+        "raw_path": (config.root_path + path).encode("latin-1"),
+        "query_string": query.encode("latin-1"),
+        "headers": [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in request.headers.raw_items()],
+        "subprotocols": [name.strip() for line in protocols for name in line.split(",")],
+    }

@@ -1,0 +1,88 @@
+"""Log lines: as text or JSON, without secrets, and no more than one a minute of a kind that repeats."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import time
+from typing import Any, Literal
+
+__all__ = ["RedactQuery", "Throttled", "configure", "redact_tokens"]
+
+_SECRET_PARAMETER = re.compile(r"(?i)\b(token|access_token|api_key|key)=[^&\s\"']+")
+
+
+class RedactQuery(logging.Filter):
+    """Takes the values of token parameters out of log lines.
+
+    uvicorn's own WebSocket classes log the whole query string at INFO, and its access log does so for HTTP.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(_redact(argument) for argument in record.args)
+        if isinstance(record.msg, str):
+            record.msg = _redact(record.msg)
+        return True
+
+
+def _redact(value: Any) -> Any:
+    return _SECRET_PARAMETER.sub(r"\1=…", value) if isinstance(value, str) and "=" in value else value
+
+
+_redaction = RedactQuery()
+
+
+def redact_tokens() -> None:
+    """Install the filter on uvicorn's loggers; twice is once."""
+    for name in ("uvicorn.error", "uvicorn.access", "uvicorn.asgi", "hypercorn.access", "hypercorn.error"):
+        logging.getLogger(name).addFilter(_redaction)
+
+
+class Throttled:
+    """Logs the first event of a kind at once and then a sum once a minute."""
+
+    def __init__(self, log: logging.Logger, level: int, text: str) -> None:
+        """`text` has one `%d`, the number of events since the last line."""
+        self._log, self._level, self._text = log, level, text
+        self._since = 0
+        self._next = 0.0
+        # All events so far.
+        self.total = 0
+
+    def add(self, count: int = 1, last: str = "") -> None:
+        """`last` describes the newest event, for the line's end."""
+        self.total += count
+        self._since += count
+        now = time.monotonic()
+        if now >= self._next:
+            self._log.log(self._level, self._text + (f" (the last: {last})" if last else ""), self._since)
+            self._since, self._next = 0, now + 60
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "pid": record.process,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def configure(style: Literal["text", "json"], level: str) -> None:
+    """Set up the root logger of a `hub serve` process."""
+    handler = logging.StreamHandler(sys.stderr)
+    text = logging.Formatter("%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s")
+    handler.setFormatter(_JsonFormatter() if style == "json" else text)
+    handler.addFilter(_redaction)
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    # Start and stop of each process are told by the supervisor.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    redact_tokens()

@@ -1,0 +1,80 @@
+"""One worker process of `hub serve`, started by the supervisor: `python -m hub.worker LISTENING_FD`.
+
+The settings come as one line of JSON on standard input, which then stays open as long as the supervisor lives.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+import uvicorn
+
+from .app import create_app
+from .config import Settings
+from .http import HubHttpProtocol
+from .log import configure
+from .wire import HubProtocol
+
+__all__ = ["main"]
+
+# An orphan has nobody to wait for: it drains this long at most.
+ORPHAN_GRACE = 2.0
+
+
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+
+
+def _end_with_supervisor() -> None:
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(ORPHAN_GRACE)
+    os._exit(1)
+
+
+def _read_settings() -> Settings:
+    line = b""
+    while not line.endswith(b"\n"):  # unbuffered: what follows belongs to the lifeline
+        if not (byte := os.read(0, 1)):
+            raise SystemExit("hub.worker is started by `hub serve`, not by hand")
+        line += byte
+    return Settings.load(**json.loads(line))
+
+
+def main() -> None:
+    """Serve until SIGTERM; the exit status is 0 then."""
+    # uvicorn takes these over and, when it has shut down, raises the signal once more.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    settings = _read_settings()
+    configure(settings.log_format, settings.log_level)
+    threading.Thread(target=_end_with_supervisor, name="hub lifeline", daemon=True).start()
+    config = uvicorn.Config(
+        create_app(settings),
+        http=HubHttpProtocol,
+        ws=HubProtocol,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws_max_size=settings.max_message_size,
+        forwarded_allow_ips=settings.forwarded_allow_ips,
+        timeout_graceful_shutdown=math.ceil(settings.drain) + 1,
+    )
+    listening = socket.socket(fileno=int(sys.argv[1]))
+    _Server(config).run(sockets=[listening])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""The raw endpoint: `new WebSocket("ws://host/ws/room")`, no library; and `/echo`.
+
+Query parameters: `token` for the authenticator; `echo=0` leaves out one's own messages; `hello=1` asks for a first
+frame that tells the worker. What the hub itself says in a room is a text message, a JSON object whose only key is
+`hub`: `{"hub": {"hello": {...}}}` and `{"hub": {"error": {...}}}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import msgspec
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
+
+from .admission import Admission
+from .config import Settings
+from .errors import BrokerUnavailable, Disconnect, Disconnects, Errors, InvalidChannel
+from .hub import HubCore
+from .plain import PlainWire
+from .protocol.frames import binary_frame, text_frame
+from .types import LOBBY, Publication, channel_name
+from .wire import EXTENSION, Wire
+
+__all__ = ["EchoEndpoint", "RawEndpoint", "wire_of"]
+
+# Messages of one connection that wait for Redis before its reading pauses.
+MAX_UNACKNOWLEDGED = 256
+
+
+def wire_of(scope: Scope, receive: Receive, send: Send, settings: Settings) -> Wire:
+    """The connection of an ASGI WebSocket scope: our own protocol class where it serves, plain ASGI elsewhere."""
+    extension = scope.get("extensions", {}).get(EXTENSION)
+    if extension is not None:
+        wire: Wire = extension["wire"]
+        return wire
+    return PlainWire(receive, send, settings.wire())
+
+
+def control_frame(kind: str, body: Any) -> bytes:
+    """What the hub itself says to a raw client."""
+    return text_frame(msgspec.json.encode({"hub": {kind: body}}))
+
+
+class RawConnection:
+    """A client in one room: `hub.registry.Subscriber` and `hub.wire.Handler`."""
+
+    __slots__ = ("_admission", "_bucket", "_hub", "_room", "_unacknowledged", "id", "wire")
+
+    def __init__(self, hub: HubCore, admission: Admission, wire: Wire, room: str, *, echo: bool) -> None:
+        self._hub = hub
+        self._admission = admission
+        self.wire = wire
+        self._room = room
+        self.id = b"" if echo else hub.next_id()
+        # None without a limit.
+        self._bucket = admission.bucket()
+        self._unacknowledged = 0
+
+    def on_message(self, payload: bytes, text: bool) -> None:
+        if self._bucket is not None and not self._bucket.take():
+            self.wire.close(Disconnects.TOO_MANY_MESSAGES)
+            return
+        self._unacknowledged += 1
+        if self._unacknowledged == MAX_UNACKNOWLEDGED:
+            self.wire.pause_reading()
+        sent = self._hub.send(self._room, Publication(payload, text, self.id))
+        sent.add_done_callback(self._acknowledged)
+
+    def _acknowledged(self, sent: asyncio.Future[None]) -> None:
+        self._unacknowledged -= 1
+        if self._unacknowledged == MAX_UNACKNOWLEDGED // 2:
+            self.wire.resume_reading()
+        if (error := sent.exception()) is not None:
+            self._hub.unsent.add()
+            told = {"code": Errors.NOT_RELAYED.code, "message": str(error), "temporary": Errors.NOT_RELAYED.temporary}
+            self.wire.write(control_frame("error", told))
+
+    def on_close(self, code: int, reason: str) -> None:
+        self._admission.leave()
+        self._hub.remove(self)
+
+
+class EchoConnection:
+    """A client of `/echo`."""
+
+    __slots__ = ("_admission", "_bucket", "_wire")
+
+    def __init__(self, admission: Admission, wire: Wire) -> None:
+        self._admission = admission
+        self._bucket = admission.bucket()
+        self._wire = wire
+
+    def on_message(self, payload: bytes, text: bool) -> None:
+        if self._bucket is not None and not self._bucket.take():
+            self._wire.close(Disconnects.TOO_MANY_MESSAGES)
+            return
+        self._wire.write(text_frame(payload) if text else binary_frame(payload))
+
+    def on_close(self, code: int, reason: str) -> None:
+        self._admission.leave()
+
+
+class _Endpoint:
+    """An ASGI application: admit, then serve."""
+
+    def __init__(self, hub: HubCore, settings: Settings, admission: Admission) -> None:
+        self._hub = hub
+        self._settings = settings
+        self._admission = admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._hub.start()
+        await receive()  # websocket.connect
+        refusal = await self._admission.check(HTTPConnection(scope))
+        if refusal is not None:
+            await refuse(scope, send, refusal)
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+
+class EchoEndpoint(_Endpoint):
+    """`/echo`: each message back to its sender."""
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wire = wire_of(scope, receive, send, self._settings)
+        await send({"type": "websocket.accept"})
+        self._admission.enter()
+        await wire.serve(EchoConnection(self._admission, wire))
+
+
+class RawEndpoint(_Endpoint):
+    """`/ws` and `/ws/{room}`."""
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            room = channel_name(scope["path_params"].get("room", LOBBY))
+        except InvalidChannel:
+            await refuse(scope, send, Disconnects.BAD_ROOM)
+            return
+        query = HTTPConnection(scope).query_params
+        wire = wire_of(scope, receive, send, self._settings)
+        connection = RawConnection(self._hub, self._admission, wire, room, echo=query.get("echo") != "0")
+        # Before the subscription: what it delivers waits in the wire until the handshake is answered.
+        if query.get("hello") == "1":
+            wire.write(control_frame("hello", {"node": self._hub.node, "worker": os.getpid(), "room": room}))
+        self._admission.enter()
+        try:
+            await self._hub.subscribe(connection, room)
+            await send({"type": "websocket.accept"})
+        except BrokerUnavailable:
+            connection.on_close(1006, "")
+            await refuse(scope, send, Disconnects.UNAVAILABLE)
+            return
+        except BaseException:  # the client has gone meanwhile
+            connection.on_close(1006, "")
+            raise
+        await wire.serve(connection)
+
+
+async def refuse(scope: Scope, send: Send, disconnect: Disconnect) -> None:
+    """End a connection that was not admitted.
+
+    A browser learns the code and the reason only of a connection that was open, so it is opened first; except for a
+    foreign origin, which gets nothing but HTTP 403.
+    """
+    if disconnect is not Disconnects.FORBIDDEN_ORIGIN:
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close", "code": disconnect.code, "reason": disconnect.reason})
+    elif EXTENSION in scope.get("extensions", {}):
+        body = b"This origin may not connect; list it in HUB_ORIGINS.\n"
+        headers = [(b"content-type", b"text/plain; charset=utf-8")]
+        await send({"type": "websocket.http.response.start", "status": 403, "headers": headers})
+        await send({"type": "websocket.http.response.body", "body": body})
+    else:
+        await send({"type": "websocket.close", "code": disconnect.code, "reason": disconnect.reason})
