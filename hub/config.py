@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     # Redis
     redis_url: SecretStr | None = Field(
         None,
-        validation_alias=AliasChoices("redis_url", "HUB_REDIS_URL", "REDIS_URL"),
+        validation_alias=AliasChoices("HUB_REDIS_URL", "redis_url", "REDIS_URL"),
         description="redis://, rediss:// or unix:// URL; without one the hub starts a server of its own.",
     )
     redis_timeout: float = Field(3.0, gt=0, le=60, description="Silence of Redis that counts as an outage.")

@@ -77,7 +77,7 @@ class Disconnects:
     same meaning.
     """
 
-    NORMAL = Disconnect(code=1000, reason="", reconnect=False)
+    NORMAL = Disconnect(code=1000, reason="normal closure", reconnect=False)
     PROTOCOL_ERROR = Disconnect(code=1002, reason="protocol error", reconnect=False)
     INVALID_DATA = Disconnect(code=1007, reason="text message is not UTF-8", reconnect=False)
     TOO_BIG = Disconnect(code=1009, reason="message too big", reconnect=False)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 __all__ = ["RedactQuery", "Throttled", "configure", "redact_tokens"]
 
-_SECRET_PARAMETER = re.compile(r"(?i)\b(token|access_token|api_key|key)=[^&\s\"']+")
+_SECRET_PARAMETER = re.compile(r"(?i)\b(token|access_token|api_key|key)=(?!…)[^&\s\"']+")
 
 
 class RedactQuery(logging.Filter):
@@ -21,15 +21,16 @@ class RedactQuery(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
+        # uvicorn's access formatter needs the arguments one by one, so they are kept where that is enough.
         if isinstance(record.args, tuple):
             record.args = tuple(_redact(argument) for argument in record.args)
-        if isinstance(record.msg, str):
-            record.msg = _redact(record.msg)
+        if _SECRET_PARAMETER.search(message := record.getMessage()):
+            record.msg, record.args = _redact(message), ()
         return True
 
 
 def _redact(value: Any) -> Any:
-    return _SECRET_PARAMETER.sub(r"\1=…", value) if isinstance(value, str) and "=" in value else value
+    return _SECRET_PARAMETER.sub(r"\1=…", value) if isinstance(value, str) else value
 
 
 _redaction = RedactQuery()

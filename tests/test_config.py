@@ -1,0 +1,106 @@
+"""Settings: where they come from, what is refused, and that secrets stay secret."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hub.config import Settings, WireOptions
+from hub.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REDIS_URL", "HUB_REDIS_URL", *(f"HUB_{field.upper()}" for field in Settings.model_fields)):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line wins over the environment, that over the file, that over the default."""
+    file = tmp_path / "hub.toml"
+    file.write_text('port = 1\nworkers = 2\nmax_connections = 3\norigins = ["https://a.example"]\n')
+    monkeypatch.setenv("HUB_CONFIG", str(file))
+    monkeypatch.setenv("HUB_PORT", "4")
+    monkeypatch.setenv("HUB_WORKERS", "5")
+    settings = Settings.load(port=6, workers=None)
+    assert (settings.port, settings.workers, settings.max_connections, settings.drain) == (6, 5, 3, 5.0)
+    assert settings.origins == ("https://a.example",)
+
+
+def test_redis_url_and_origins_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """REDIS_URL is enough, HUB_REDIS_URL is more specific; origins are comma-separated."""
+    monkeypatch.setenv("REDIS_URL", "redis://one")
+    monkeypatch.setenv("HUB_ORIGINS", "https://a.example/, https://b.example")
+    settings = Settings.load()
+    assert settings.redis_url is not None
+    assert settings.redis_url.get_secret_value() == "redis://one"
+    assert settings.origins == ("https://a.example", "https://b.example")
+    monkeypatch.setenv("HUB_REDIS_URL", "redis://two")
+    assert Settings.load().redis_url.get_secret_value() == "redis://two"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"port": "x"}, "port: "),
+        ({"workers": 0}, "workers: "),
+        ({"redis_url": "localhost"}, "a Redis URL begins with redis://"),
+        ({"ping_timeout": 30, "ping_interval": 10}, "ping_timeout must not be longer"),
+        ({"slow_budget": 1024}, "slow_budget must hold"),
+        ({"slow_policy": "x"}, "slow_policy: "),
+        ({"config": "nowhere.toml"}, "there is no file 'nowhere.toml'"),
+    ],
+)
+def test_bad_values_are_sentences(given: dict[str, object], sentence: str) -> None:
+    """A wrong setting is named, in one line."""
+    with pytest.raises(ConfigError) as caught:
+        Settings.load(**given)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["prot = 1", "port = ", "[a]\nb=1"])
+def test_a_bad_file_is_refused(tmp_path: Path, text: str) -> None:
+    """A misspelt setting, or a file that is not TOML, is not ignored."""
+    file = tmp_path / "hub.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"hub\.toml"):
+        Settings.load(config=file)
+
+
+def test_secrets_are_not_shown() -> None:
+    """Neither repr nor an error shows a token, a key or a password."""
+    secret = "s3cret"
+    settings = Settings.load(token=secret, api_key=secret, redis_url=f"redis://:{secret}@host")
+    assert secret not in repr(settings)
+    assert secret not in str(settings)
+    with pytest.raises(ConfigError) as caught:
+        Settings.load(redis_url=f"http://{secret}", token=secret)
+    assert secret not in str(caught.value)
+
+
+def test_what_a_worker_gets() -> None:
+    """The supervisor's settings survive the pipe, secrets included."""
+    settings = Settings.load(token="t", origins="https://a.example", slow_policy="keep_latest", message_rate=2.5)
+    copy = Settings.load(**json.loads(settings.for_worker("unix:///tmp/x")))
+    assert copy == settings.model_copy(update={"redis_url": copy.redis_url})
+    assert copy.redis_url is not None
+    assert copy.burst == 5
+
+
+def test_wire_options_are_the_settings() -> None:
+    """The defaults of a connection are those of the settings."""
+    assert Settings.load().wire() == WireOptions()
+    assert Settings.load(slow_timeout=3).wire().slow_timeout == 3
+
+
+def test_the_reference_page_is_current() -> None:
+    """docs/reference.md says what the tables say."""
+    done = subprocess.run([sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,57 @@
+"""The architecture: a module imports from its own layer and from lower ones only (see CONTRIBUTING.md)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import hub
+
+ROOT = Path(hub.__file__).parent
+
+LAYERS = (
+    ("errors", "types", "config", "log"),
+    ("registry", "deadlines", "protocol.envelope", "protocol.frames", "protocol.backlog", "protocol"),
+    ("broker",),
+    ("redis_link", "pubsub"),
+    ("hub",),
+    ("handshake", "asgi", "wire", "plain", "http", "admission", "ws", "api"),
+    ("embed", "compat", "embedded", "app", "supervisor", "worker", "cli", "__init__", "__main__"),
+)
+LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
+MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    """`protocol/frames.py` as `protocol.frames`."""
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of this package that a file imports, relative to the package."""
+    found: set[str] = set()
+    package = path.parts[:-1]
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            found |= {".".join((*base, name)) for name in names if name}
+    return {name if name in LAYER else name.rpartition(".")[0] or name for name in found}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_nothing_points_upward(path: Path) -> None:
+    """Each module has a layer, and imports nothing from a higher one."""
+    name = module_name(path)
+    assert name in LAYER, f"{path} has no layer: give it one here"
+    upward = {other for other in imports(path) if LAYER.get(other, 0) > LAYER[name]}
+    assert not upward - {"__version__"}
+
+
+def test_redis_is_imported_in_one_layer() -> None:
+    """redis-py is known to the drivers, and to `Hub` for the type of its argument."""
+    users = {module_name(path) for path in MODULES if "redis.asyncio" in (ROOT / path).read_text()}
+    assert users == {"redis_link", "pubsub", "embed"}
