@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -51,6 +52,16 @@ class HubProcess:
             return error.code
         except OSError:
             return 0
+
+    def publish_status(self, channel: str, data: object, key: str) -> int:
+        """The HTTP status of a publication through the API."""
+        body = json.dumps({"channel": channel, "data": data}).encode()
+        headers = {"Content-Type": "application/json", "X-API-Key": key}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(f"{self.url}/api/publish", body, headers)) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            return error.code
 
     def wait_ready(self, timeout: float = 30) -> None:
         deadline = time.monotonic() + timeout
