@@ -45,6 +45,14 @@ def test_redis_url_and_origins_from_the_environment(monkeypatch: pytest.MonkeyPa
     assert Settings.load().redis_url.get_secret_value() == "redis://two"  # type: ignore[union-attr]
 
 
+def test_empty_variables_are_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`HUB_TOKEN=` in a Compose file turns tokens off; it does not ask for an empty one that nobody sends."""
+    for name in ("HUB_TOKEN", "HUB_API_KEY", "REDIS_URL", "HUB_UDS"):
+        monkeypatch.setenv(name, "")
+    settings = Settings.load()
+    assert (settings.token, settings.api_key, settings.redis_url, settings.uds) == (None, None, None, None)
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
