@@ -99,7 +99,7 @@ class WireServer:
         # True from the first `shutdown` on.
         self.draining = False
         self.slow = Throttled(log, logging.WARNING, "%d clients disconnected because they read too slowly")
-        self.dropped = Throttled(log, logging.WARNING, "%d chunks dropped for clients that read too slowly")
+        self.dropped = Throttled(log, logging.WARNING, "%d messages dropped for clients that read too slowly")
         self.silent = Throttled(log, logging.INFO, "%d connections dropped because they did not answer a ping")
 
 
@@ -121,6 +121,7 @@ class HubProtocol(asyncio.Protocol):
         "__weakref__",
         "_backlog",
         "_closing",
+        "_early",
         "_failed",
         "_handler",
         "_heard",
@@ -150,8 +151,9 @@ class HubProtocol(asyncio.Protocol):
         self._handler: Handler | None = None
         # From the accepted handshake on.
         self._parser: FrameParser | None = None
-        # The rest of a budget's input is scheduled.
+        # The rest of a budget's input, or what came before the handshake was answered, is scheduled.
         self._pumping = False
+        self._early = b""
         # Reading was paused by the handler.
         self._held = False
         # Something arrived since the last visit by the deadlines; a ping is on its way.
@@ -189,9 +191,11 @@ class HubProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
-        if self._parser is not None:
+        if self._parser is not None and not self._early:
             self._pump(data)
-        elif self.session is None and not self._closing:
+        elif self.session is not None or self._early:
+            self._keep_early(data)
+        elif not self._closing:
             self._handshake(data)
 
     def eof_received(self) -> None:
@@ -238,6 +242,12 @@ class HubProtocol(asyncio.Protocol):
         self._server.state.tasks.add(task)
         task.add_done_callback(self._server.state.tasks.discard)
 
+    def _keep_early(self, data: bytes) -> None:
+        """A client may send before it has seen the answer; the application may take its time for it."""
+        self._early += data
+        if len(self._early) > HIGH_WATER:
+            self.abort()
+
     def open(self, response: bytes) -> None:
         """The application accepts: answer the handshake and write what waited for it."""
         if self._closing:
@@ -249,6 +259,10 @@ class HubProtocol(asyncio.Protocol):
             self.shutdown()
         elif not self.congested:
             self._watch()
+        if self._early:
+            # In a turn of its own: an endpoint that takes the connection over does so in this one.
+            self._pumping = True
+            self._server.loop.call_soon(self._pump_rest)
 
     def refuse(self, status: int, headers: Headers, body: bytes) -> None:
         """Answer the handshake with an HTTP response and end the connection."""
@@ -279,7 +293,8 @@ class HubProtocol(asyncio.Protocol):
 
     def _pump_rest(self) -> None:
         self._pumping = False
-        self._pump(b"")
+        early, self._early = self._early, b""
+        self._pump(early)
         if not self._pumping and not self._held:
             self._transport.resume_reading()
 

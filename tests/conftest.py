@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
 from hub.embedded import EmbeddedServer, find_server
 from tests.support.needs import need
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:
+    """asyncio's own loop; with the mark `both_loops` uvloop too."""
+    loops: dict[str, Callable[[], Any]] = {"asyncio": asyncio.SelectorEventLoop}
+    return {**loops, "uvloop": uvloop.new_event_loop} if item.get_closest_marker("both_loops") else loops
 
 
 @pytest.fixture(scope="session")
@@ -22,8 +32,6 @@ def redis_binary() -> str:
 @pytest.fixture
 def redis_server(redis_binary: str) -> Iterator[EmbeddedServer]:
     """A fresh real server on a Unix socket; `url` for redis-py."""
-    from pathlib import Path
-
     server = EmbeddedServer(Path(redis_binary))
     server.start()
     yield server

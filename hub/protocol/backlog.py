@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from ..config import SlowPolicy
+from .frames import boundaries
 
 __all__ = ["Backlog"]
 
@@ -12,19 +13,19 @@ __all__ = ["Backlog"]
 class Backlog:
     """Chunks of whole frames, at most `budget` bytes of them.
 
-    Over the budget `disconnect` refuses, `drop_oldest` makes room from the front, `keep_latest` keeps only what came
-    last. A chunk holds everything that one channel delivered in one tick.
+    A chunk is what one channel delivered in one tick. Over the budget `disconnect` refuses, `drop_oldest` makes room
+    from the front, `keep_latest` keeps only the frame that came last. The newest frame is never dropped.
     """
 
     __slots__ = ("_budget", "_chunks", "_policy", "dropped", "size")
 
     def __init__(self, budget: int, policy: SlowPolicy) -> None:
-        self._budget = budget
+        self._budget = budget if policy != "keep_latest" else 0
         self._policy = policy
         self._chunks: deque[bytes] = deque()
         # Bytes that wait.
         self.size = 0
-        # Chunks thrown away so far.
+        # Frames thrown away so far.
         self.dropped = 0
 
     def __bool__(self) -> bool:
@@ -32,14 +33,12 @@ class Backlog:
 
     def push(self, chunk: bytes) -> bool:
         """Keep `chunk`; false if the policy is to disconnect instead."""
-        if self._policy == "keep_latest":
-            self._drop_all()
-        elif self.size + len(chunk) > self._budget:
+        if self.size + len(chunk) > self._budget:
             if self._policy == "disconnect":
                 return False
+            chunk = self._newest(chunk)
             while self._chunks and self.size + len(chunk) > self._budget:
-                self.pop()
-                self.dropped += 1
+                self.dropped += sum(1 for _ in boundaries(self.pop()))
         self._chunks.append(chunk)
         self.size += len(chunk)
         return True
@@ -50,7 +49,11 @@ class Backlog:
         self.size -= len(chunk)
         return chunk
 
-    def _drop_all(self) -> None:
-        self.dropped += len(self._chunks)
-        self._chunks.clear()
-        self.size = 0
+    def _newest(self, chunk: bytes) -> bytes:
+        """The last frames of `chunk` that fit, at least one."""
+        last = len(chunk)
+        for start, _, end in boundaries(chunk):
+            if len(chunk) - start <= self._budget or end == last:
+                return chunk[start:]
+            self.dropped += 1
+        return chunk

@@ -25,6 +25,7 @@ __all__ = [
     "FrameParser",
     "Opcode",
     "binary_frame",
+    "boundaries",
     "close_frame",
     "parse_close",
     "ping_frame",
@@ -102,18 +103,22 @@ def close_frame(code: int | None, reason: str = "") -> bytes:
     return _frame(CLOSE, code.to_bytes(2, "big") + short.encode())
 
 
-def split(frames: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (opcode, payload) of each frame in a concatenation of frames built by this module."""
+def boundaries(frames: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, payload start, end) of each frame in a concatenation of frames built by this module."""
     at = 0
     while at < len(frames):
-        opcode, size = frames[at] & 0x0F, frames[at + 1]
-        at += 2
-        if size == 126:
-            size, at = int.from_bytes(frames[at : at + 2], "big"), at + 2
-        elif size == 127:
-            size, at = int.from_bytes(frames[at : at + 8], "big"), at + 8
-        yield opcode, frames[at : at + size]
-        at += size
+        size, payload = frames[at + 1], at + 2
+        if size > 125:
+            payload += 2 if size == 126 else 8
+            size = int.from_bytes(frames[at + 2 : payload], "big")
+        yield at, payload, payload + size
+        at = payload + size
+
+
+def split(frames: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (opcode, payload) of each frame in a concatenation of frames built by this module."""
+    for start, payload, end in boundaries(frames):
+        yield frames[start] & 0x0F, frames[payload:end]
 
 
 def parse_close(payload: bytes) -> tuple[int, str]:
