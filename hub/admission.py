@@ -61,12 +61,17 @@ class Admission:
         if not self._origin_allowed(connection):
             self._foreign.add(last=repr(connection.headers.get("origin", "")[:100]))
             return Disconnects.FORBIDDEN_ORIGIN
-        if self._limit and self.connections >= self._limit:
+        # Before the authenticator, which may be expensive, and after it, because others may have come meanwhile: the
+        # caller enters without another await.
+        if not self._is_full() and not await self._authenticate(connection):
+            return Disconnects.UNAUTHORIZED
+        if self._is_full():
             self._full.add()
             return Disconnects.OVERLOADED
-        if not await self._authenticate(connection):
-            return Disconnects.UNAUTHORIZED
         return None
+
+    def _is_full(self) -> bool:
+        return bool(self._limit) and self.connections >= self._limit
 
     def _origin_allowed(self, connection: HTTPConnection) -> bool:
         """Browsers let any page open a socket to any host and send its cookies along: only the Origin tells."""

@@ -20,7 +20,7 @@ from .config import Settings
 from .hub import HubCore
 from .log import redact_tokens
 from .pubsub import RedisBroker
-from .wire import OPTIONS_STATE
+from .wire_server import OPTIONS_STATE
 from .ws import EchoEndpoint, RawEndpoint
 
 __all__ = ["Hub"]

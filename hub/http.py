@@ -14,7 +14,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .log import Throttled
-from .wire import wire_server
+from .wire_server import wire_server
 
 __all__ = ["HubHttpProtocol"]
 

@@ -21,7 +21,6 @@ import socket
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Protocol, cast
-from weakref import WeakKeyDictionary
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -29,21 +28,19 @@ from websockets.datastructures import Headers
 
 from .asgi import AsgiSession
 from .config import WireOptions
-from .deadlines import Deadlines
 from .errors import Disconnect, Disconnects
 from .handshake import answer, http_response, websocket_scope
-from .log import Throttled
 from .protocol import frames
 from .protocol.backlog import Backlog
 from .protocol.frames import FrameError, FrameParser, Opcode
+from .wire_server import wire_server
 
-__all__ = ["EXTENSION", "OPTIONS_STATE", "Handler", "HubProtocol", "Wire"]
+__all__ = ["EXTENSION", "Handler", "HubProtocol", "Wire"]
 
 log = logging.getLogger("hub.wire")
 
-# The key of the scope extension, and that of the WireOptions in the lifespan state.
+# The key of the scope extension.
 EXTENSION = "hub.wire"
-OPTIONS_STATE = "hub.wire.options"
 
 # Frames of one connection that are handled before the others get their turn.
 FRAMES_PER_TURN = 128
@@ -79,39 +76,6 @@ class Wire(Protocol):
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
-
-
-class WireServer:
-    """What the connections of one worker share."""
-
-    def __init__(self, config: Config, state: ServerState, app_state: dict[str, Any]) -> None:
-        self.app = config.loaded_app
-        self.config = config
-        self.state = state
-        self.app_state = app_state
-        self.loop = asyncio.get_running_loop()
-        self.options: WireOptions = app_state.get(OPTIONS_STATE) or WireOptions(
-            max_message_size=config.ws_max_size,
-            ping_interval=config.ws_ping_interval or 25.0,
-            ping_timeout=config.ws_ping_timeout or 10.0,
-        )
-        self.deadlines = Deadlines(self.loop)
-        # True from the first `shutdown` on.
-        self.draining = False
-        self.slow = Throttled(log, logging.WARNING, "%d clients disconnected because they read too slowly")
-        self.dropped = Throttled(log, logging.WARNING, "%d messages dropped for clients that read too slowly")
-        self.silent = Throttled(log, logging.INFO, "%d connections dropped because they did not answer a ping")
-
-
-_servers: WeakKeyDictionary[ServerState, WireServer] = WeakKeyDictionary()
-
-
-def wire_server(config: Config, state: ServerState, app_state: dict[str, Any]) -> WireServer:
-    """The one of this worker; uvicorn has no place to keep it but its own state."""
-    server = _servers.get(state)
-    if server is None:
-        server = _servers[state] = WireServer(config, state, app_state)
-    return server
 
 
 class HubProtocol(asyncio.Protocol):
@@ -241,6 +205,11 @@ class HubProtocol(asyncio.Protocol):
         task = self._server.loop.create_task(self.session.run(self._server.app))
         self._server.state.tasks.add(task)
         task.add_done_callback(self._server.state.tasks.discard)
+
+    def configure(self, options: WireOptions) -> None:
+        """Before the handshake is answered: the hub's options, unless this worker has them."""
+        if not self._server.configured:
+            self._server.options, self._server.configured = options, True
 
     def _keep_early(self, data: bytes) -> None:
         """A client may send before it has seen the answer; the application may take its time for it."""

@@ -22,7 +22,7 @@ from .hub import HubCore
 from .plain import PlainWire
 from .protocol.frames import binary_frame, text_frame
 from .types import LOBBY, Publication, channel_name
-from .wire import EXTENSION, Wire
+from .wire import EXTENSION, HubProtocol, Wire
 
 __all__ = ["EchoEndpoint", "RawEndpoint", "wire_of"]
 
@@ -34,7 +34,8 @@ def wire_of(scope: Scope, receive: Receive, send: Send, settings: Settings) -> W
     """The connection of an ASGI WebSocket scope: our own protocol class where it serves, plain ASGI elsewhere."""
     extension = scope.get("extensions", {}).get(EXTENSION)
     if extension is not None:
-        wire: Wire = extension["wire"]
+        wire: HubProtocol = extension["wire"]
+        wire.configure(settings.wire())
         return wire
     return PlainWire(receive, send, settings.wire())
 
@@ -129,9 +130,14 @@ class EchoEndpoint(_Endpoint):
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         wire = wire_of(scope, receive, send, self._settings)
-        await send({"type": "websocket.accept"})
+        connection = EchoConnection(self._admission, wire)
         self._admission.enter()
-        await wire.serve(EchoConnection(self._admission, wire))
+        try:
+            await send({"type": "websocket.accept"})
+        except BaseException:  # the client has gone meanwhile
+            connection.on_close(1006, "")
+            raise
+        await wire.serve(connection)
 
 
 class RawEndpoint(_Endpoint):

@@ -264,3 +264,16 @@ async def test_a_fragment_flood_lets_others_through() -> None:
         bad.writer.write(client_frame(0, b"end"))
         echoed = await bad.read(10 + 200_003)
         assert echoed[10:] == b"x" * 200_000 + b"end"
+
+
+async def test_a_mounted_hub_brings_its_limits() -> None:
+    """Its lifespan is not run, so its options come with its first connection."""
+    hub = Hub(Settings.load(max_message_size=1000, drain=0))
+    app, inner = FastAPI(), FastAPI()
+    inner.include_router(hub.router)
+    app.mount("/rt", inner)
+    async with serving(app) as (port, _), raw(port) as client:
+        await client.handshake(b"/rt/ws/room")
+        client.writer.write(client_frame(1, b"x" * 1001))
+        assert await client.rest() == close_frame(1009, "message too big")
+    await hub.stop()
