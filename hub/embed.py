@@ -81,7 +81,7 @@ class Hub(HubCore):
         # Raw ASGI: FastAPI's own WebSocket routes would keep a task and their dependencies for each connection.
         router.routes += [
             WebSocketRoute("/ws", raw, name="hub_lobby"),
-            WebSocketRoute("/ws/{room:path}", raw, name="hub_room"),
+            WebSocketRoute("/ws/{room:hub_room}", raw, name="hub_room"),
             WebSocketRoute("/echo", echo, name="hub_echo"),
         ]
         router.include_router(api_router(self, self.settings))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
@@ -16,9 +17,14 @@ from websockets.server import ServerProtocol
 __all__ = ["answer", "http_response", "websocket_scope"]
 
 
+# At DEBUG websockets logs request lines, and tokens travel in them.
+_log = logging.getLogger("hub.handshake")
+_log.setLevel(logging.INFO)
+
+
 def answer(data: bytes) -> tuple[Request | None, Response]:
     """The request in `data` and the response to it: 101, or a refusal with its reason."""
-    protocol = ServerProtocol()
+    protocol = ServerProtocol(logger=_log)
     protocol.receive_data(data)
     events = protocol.events_received()
     if not events or not isinstance(events[0], Request):

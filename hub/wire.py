@@ -230,8 +230,7 @@ class HubProtocol(asyncio.Protocol):
             self._watch()
         if self._early:
             # In a turn of its own: an endpoint that takes the connection over does so in this one.
-            self._pumping = True
-            self._server.loop.call_soon(self._pump_rest)
+            self._pump_later()
 
     def refuse(self, status: int, headers: Headers, body: bytes) -> None:
         """Answer the handshake with an HTTP response and end the connection."""
@@ -255,16 +254,23 @@ class HubProtocol(asyncio.Protocol):
         except FrameError as error:
             self._fail(error.disconnect)
             return
-        if parser.interrupted and not self._pumping:
-            self._pumping = True
+        if parser.interrupted:
             self._transport.pause_reading()
+            self._pump_later()
+
+    def _pump_later(self) -> None:
+        """Let the others have their turn; while the handler holds the connection `resume_reading` goes on."""
+        if not self._pumping and not self._held:
+            self._pumping = True
             self._server.loop.call_soon(self._pump_rest)
 
     def _pump_rest(self) -> None:
         self._pumping = False
+        if self._held:
+            return
         early, self._early = self._early, b""
         self._pump(early)
-        if not self._pumping and not self._held:
+        if not self._pumping and not self._held and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def _on_frame(self, opcode: int, payload: bytes) -> None:
@@ -304,10 +310,13 @@ class HubProtocol(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if self._held:
-            self._held = False
-            if not self._pumping and not self._transport.is_closing():
-                self._transport.resume_reading()
+        if not self._held:
+            return
+        self._held = False
+        if self._early or (self._parser is not None and self._parser.interrupted):
+            self._pump_later()
+        elif not self._pumping and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     # Writing
 

@@ -12,6 +12,7 @@ import os
 from typing import Any
 
 import msgspec
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
@@ -28,6 +29,21 @@ __all__ = ["EchoEndpoint", "RawEndpoint", "wire_of"]
 
 # Messages of one connection that wait for Redis before its reading pauses.
 MAX_UNACKNOWLEDGED = 256
+
+
+class _RoomConvertor(Convertor[str]):
+    """A room as it stands in a path, slashes included. Newlines too, so that they are refused with a reason."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("hub_room", _RoomConvertor())
 
 
 def wire_of(scope: Scope, receive: Receive, send: Send, settings: Settings) -> Wire:

@@ -88,6 +88,7 @@ async def test_rooms(hub: HubProcess, browser: Browser) -> None:  # noqa: F811
     await online(page)
     await expect(page.locator("#title")).to_have_text("räum & co/1")
     await say(page, "only here")
+    await expect(page.locator(".waiting")).to_have_count(0)
     async with websockets.connect(f"{hub.ws_url}/ws/r%C3%A4um%20%26%20co%2F1") as other:
         await say(page, "and there")
         assert json.loads(await asyncio.wait_for(other.recv(), 5))["text"] == "and there"
