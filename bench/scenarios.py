@@ -1,94 +1,80 @@
-"""What is measured, on any server."""
+"""What is measured, on any server. A scenario is one more function here, and an entry in `SCENARIOS`."""
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 
-from .load import Room, connect
-from .measure import cpu_seconds, memory_bytes, pin
+from .client import load_client
+from .measure import TICK, cpu_seconds, memory_bytes
 from .servers import Server
 
-__all__ = ["FanoutFigures", "IdleFigures", "fan_out", "idle"]
+__all__ = ["SCENARIOS", "Figures", "Plan"]
 
-WARM_UP = 1.0
-WARM_CONNECTIONS = 200
-
-Progress = Callable[[str], None]
+# Name → value, in the units that the names say.
+Figures = dict[str, float]
 
 
-@dataclass(frozen=True)
-class FanoutFigures:
-    """Of one window; deliveries are messages times sockets."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How much is measured."""
 
-    deliveries_per_second: float
-    deliveries_per_cpu_second: float
-    broker_cpu_share: float
-    client_cpu_share: float
-    p50_ms: float
-    p99_ms: float
-    max_ms: float
-
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class IdleFigures:
-    """Of one connection in a room."""
-
-    bytes_per_connection: float
-    accept_cpu_ms: float
-
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
+    sockets: int = 1000
+    seconds: float = 5.0
+    # Before each fan-out.
+    warm_up: float = 1.0
+    idle: int = 5000
+    # Opened before the idle ones are counted: a fresh process still grows its pools and caches.
+    warm_connections: int = 500
+    # After connections were opened, for what the server does behind them.
+    pause: float = 1.0
+    repeats: int = 3
 
 
-def _pin(server: Server) -> None:
-    """The measured process has CPU 0 for itself; the load and Redis share CPU 1."""
-    pin(server.pid, 0)
-    pin(0, 1)
-    if server.broker_pid is not None:
-        pin(server.broker_pid, 1)
-
-
-def fan_out(server: Server, sockets: int, window: int, seconds: float) -> FanoutFigures:
+def fan_out(server: Server, plan: Plan, window: int) -> Figures:
     """One room, one publisher that keeps `window` messages outstanding."""
-    _pin(server)
-    room = Room(server.port, sockets)
-    try:
-        room.run(window, WARM_UP)
-        before = cpu_seconds(server.pid)
-        broker_before = cpu_seconds(server.broker_pid) if server.broker_pid else 0.0
-        run = room.run(window, seconds)
-        cpu = cpu_seconds(server.pid) - before
-        broker = (cpu_seconds(server.broker_pid) if server.broker_pid else 0.0) - broker_before
-    finally:
-        room.close()
-    cuts = statistics.quantiles(run.latencies, n=100)
-    return FanoutFigures(
-        deliveries_per_second=run.deliveries / run.seconds,
-        deliveries_per_cpu_second=run.deliveries / max(cpu, 0.01),
-        broker_cpu_share=broker / run.seconds,
-        client_cpu_share=run.client_cpu / run.seconds,
-        p50_ms=cuts[49] * 1000,
-        p99_ms=cuts[98] * 1000,
-        max_ms=max(run.latencies) * 1000,
-    )
+    with load_client() as load:
+        load.room(server.port, server.path, plan.sockets)
+        load.run(window, plan.warm_up, server.pids)
+        run = load.run(window, plan.seconds, server.pids)
+        load.close()
+    seconds, cpu = run["seconds"], run["cpu"]
+    return {
+        "deliveries_per_second": run["deliveries"] / seconds,
+        "deliveries_per_cpu_second": run["deliveries"] / max(cpu["server"], TICK),
+        "p50_ms": run["p50"] * 1000,
+        "p99_ms": run["p99"] * 1000,
+        "max_ms": run["max"] * 1000,
+        "server_cpu_share": cpu["server"] / seconds,
+        "redis_cpu_share": cpu.get("broker", 0.0) / seconds,
+        "client_cpu_share": cpu["client"] / seconds,
+    }
 
 
-def idle(server: Server, connections: int) -> IdleFigures:
-    """Open connections and leave them alone."""
-    _pin(server)
-    warm = [connect(server.port, "/ws/bench") for _ in range(WARM_CONNECTIONS)]
-    time.sleep(1.0)
-    memory, cpu = memory_bytes(server.pid), cpu_seconds(server.pid)
-    opened = [connect(server.port, "/ws/bench") for _ in range(connections)]
-    accept_cpu = cpu_seconds(server.pid) - cpu
-    time.sleep(2.0)
-    grown = memory_bytes(server.pid) - memory
-    for sock in (*warm, *opened):
-        sock.close()
-    return IdleFigures(grown / connections, accept_cpu / connections * 1000)
+def connections(server: Server, plan: Plan) -> Figures:
+    """Open connections in a room and leave them alone."""
+    with load_client() as load:
+        load.idle(server.port, server.path, plan.warm_connections)
+        time.sleep(plan.pause)
+        memory, cpu, start = memory_bytes(server.pid), cpu_seconds(server.pid), time.perf_counter()
+        load.idle(server.port, server.path, plan.idle)
+        took = time.perf_counter() - start
+        time.sleep(plan.pause)
+        cpu = max(cpu_seconds(server.pid) - cpu, TICK)
+        grown = {name: now - memory[name] for name, now in memory_bytes(server.pid).items()}
+        load.close()
+    return {
+        "accept_cpu_ms": cpu / plan.idle * 1000,
+        "accepted_per_second": plan.idle / took,
+        "rss_kib_per_connection": grown["Rss"] / plan.idle / 1024,
+        "pss_kib_per_connection": grown["Pss"] / plan.idle / 1024,
+    }
+
+
+SCENARIOS: dict[str, Callable[[Server, Plan], Figures]] = {
+    "window-1": partial(fan_out, window=1),
+    "window-32": partial(fan_out, window=32),
+    "connections": connections,
+}
