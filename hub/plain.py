@@ -28,7 +28,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 class PlainWire:
     """One connection. Implements `hub.wire.Wire`; only data frames may be written."""
 
-    __slots__ = ("_backlog", "_closing", "_ended", "_options", "_readable", "_receive", "_send", "_waker", "write")
+    __slots__ = ("_backlog", "_closing", "_options", "_readable", "_receive", "_send", "_stalled", "_waker", "write")
 
     def __init__(self, receive: Receive, send: Send, options: WireOptions) -> None:
         self._receive = receive
@@ -38,7 +38,8 @@ class PlainWire:
         self.write: Callable[[bytes], object] = self._enqueue
         # Set by `close`: what the writer says at last.
         self._closing: Disconnect | None = None
-        self._ended = False
+        # The client has taken nothing for too long.
+        self._stalled = False
         # The writer waits for the one, the reader for the other.
         self._waker = asyncio.Event()
         self._readable = asyncio.Event()
@@ -51,6 +52,11 @@ class PlainWire:
 
     def _discard(self, chunk: bytes) -> None:
         return
+
+    @property
+    def ending(self) -> bool:
+        """Whether what is written now would be discarded."""
+        return self.write == self._discard
 
     def close(self, disconnect: Disconnect) -> None:
         if self._closing is None:
@@ -76,11 +82,28 @@ class PlainWire:
         except Exception:
             log.exception("unexpected fault in a connection")
         finally:
+            # Nothing is awaited here: who is cancelled may be cancelled again, as TestClient does it.
             self.write = self._discard
             reader.cancel()
             writer.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
             handler.on_close(code, reason)
+
+    async def serve_writes(self) -> None:
+        """For an application that reads by itself: write until the client has gone or was closed.
+
+        Only the application can end the connection at once. A stalled client learns of its end when it reads again.
+        """
+        try:
+            code, reason = await self._write_all()
+            self.write = self._discard
+            if self._stalled:
+                await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        except (OSError, RuntimeError):
+            pass
+        except Exception:
+            log.exception("unexpected fault in a connection")
+        finally:
+            self.write = self._discard
 
     async def _read(self, handler: Handler) -> tuple[int, str]:
         while True:
@@ -111,6 +134,7 @@ class PlainWire:
                 closing = self._closing
                 await self._send({"type": "websocket.close", "code": closing.code, "reason": closing.reason})
         except TimeoutError:
+            self._stalled = True
             return Disconnects.SLOW.code, Disconnects.SLOW.reason
         except (OSError, RuntimeError):  # the client has gone, in the two ways in which servers say so
             return 1006, ""

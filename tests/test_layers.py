@@ -15,9 +15,9 @@ LAYERS = (
     ("errors", "types", "config", "log"),
     ("registry", "deadlines", "protocol.envelope", "protocol.frames", "protocol.backlog", "protocol"),
     ("broker",),
-    ("redis_link", "pubsub"),
+    ("redis_link", "redis_commands", "redis_feed", "pubsub"),
     ("hub",),
-    ("handshake", "asgi", "wire", "plain", "http", "admission", "ws", "api"),
+    ("handshake", "wire_server", "asgi", "wire", "plain", "http", "admission", "ws", "api"),
     ("embed", "compat", "embedded", "app", "supervisor", "worker", "cli", "__init__", "__main__"),
 )
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
