@@ -17,7 +17,8 @@ Deliver = Callable[[str, bytes], None]
 class Broker(Protocol):
     """Relays publications between workers.
 
-    All methods are called from one event loop, between `start` and `stop`.
+    All methods are called from the event loop of the last `start`. Outside of `start` and `stop` nothing is relayed:
+    `publish` and `subscribe` fail with BrokerUnavailable, and no subscription outlives `stop`.
     """
 
     @property
@@ -37,7 +38,10 @@ class Broker(Protocol):
         """
 
     async def start(self, deliver: Deliver) -> None:
-        """Begin to connect. Returns at once: an unreachable broker is a state, not an error."""
+        """Begin to connect. Returns at once: an unreachable broker is a state, not an error.
+
+        Does nothing if it is running in this event loop; in another one it begins anew.
+        """
 
     async def stop(self) -> None:
         """End every task and connection. What still waits fails with BrokerUnavailable. May be called twice."""
@@ -55,10 +59,14 @@ class Broker(Protocol):
 
         Done once the broker has confirmed: what is published afterwards arrives, unless the connection breaks.
         Waits as long as the broker is away (the caller brings the deadline). Several callers share one subscription.
+        Raises BrokerUnavailable if the broker is stopped or the channel is unsubscribed meanwhile.
         """
 
     def unsubscribe(self, channel: str) -> None:
-        """Stop hearing `channel`; the broker may linger, so that a quick return costs nothing."""
+        """Stop hearing `channel`, for all who subscribed; does nothing if nobody did.
+
+        The broker may linger, so that a quick return costs nothing.
+        """
 
 
 class MemoryBroker:
@@ -73,35 +81,45 @@ class MemoryBroker:
         # Set by `start`.
         self._deliver: Deliver | None = None
 
+    def __repr__(self) -> str:
+        return f"<MemoryBroker {self.name} {'ready' if self.ready else 'not ready'}>"
+
     async def start(self, deliver: Deliver) -> None:
         self._deliver = deliver
         self.ready = True
 
     async def stop(self) -> None:
         self._deliver = None
+        self._channels.clear()
         self.ready = False
 
     def publish(self, channel: str, payload: bytes) -> asyncio.Future[None]:
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
         if self._deliver is None:
-            done.set_exception(BrokerUnavailable("not sent: the broker is stopped"))
-            done.exception()
-            return done
+            return _answer(BrokerUnavailable("not sent: the broker is stopped"))
         # As with Redis, the publisher's stack is not the subscriber's.
-        loop.call_soon(self._arrive, channel, payload)
-        done.set_result(None)
-        return done
+        asyncio.get_running_loop().call_soon(self._arrive, channel, payload)
+        return _answer()
 
     def _arrive(self, channel: str, payload: bytes) -> None:
         if self._deliver is not None and channel in self._channels:
             self._deliver(channel, payload)
 
     def subscribe(self, channel: str) -> Awaitable[None]:
+        if self._deliver is None:
+            return _answer(BrokerUnavailable("not subscribed: the broker is stopped"))
         self._channels.add(channel)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        return done
+        return _answer()
 
     def unsubscribe(self, channel: str) -> None:
         self._channels.discard(channel)
+
+
+def _answer(error: BrokerUnavailable | None = None) -> asyncio.Future[None]:
+    """A future that is done; an error that nobody waits for is not worth asyncio's warning."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
+        done.exception()
+    return done

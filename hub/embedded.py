@@ -5,9 +5,10 @@ It listens on a Unix socket in a private folder, keeps nothing on disk, and ends
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
+import functools
 import importlib.util
+import os
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ __all__ = ["EmbeddedServer", "find_server"]
 
 PR_SET_PDEATHSIG = 1
 START_TIMEOUT = 10.0
+STOP_TIMEOUT = 5.0
 
 # Where the kernel cannot tell a child of its parent's death (macOS), a shell waits for the end of standard input, which
 # comes with the parent's end.
@@ -45,7 +47,10 @@ def find_server() -> tuple[Path, str] | None:
 
 
 class EmbeddedServer:
-    """A running server. `url` is its address for redis-py."""
+    """One server, from `start` to `stop`. `url` is its address for redis-py.
+
+    On Linux it also ends with the thread that started it.
+    """
 
     def __init__(self, binary: Path, *, lifeline: bool = sys.platform != "linux") -> None:
         """`lifeline` chooses the portable way of ending with the parent."""
@@ -54,8 +59,10 @@ class EmbeddedServer:
         self._folder = tempfile.TemporaryDirectory(prefix="hub-redis-", ignore_cleanup_errors=True)
         self._socket = Path(self._folder.name) / "redis.sock"
         self._log = Path(self._folder.name) / "log"
-        # From `start` on.
+        # None before the start, after the stop, and after an attempt to revive it that failed.
         self.process: subprocess.Popen[bytes] | None = None
+        # From `start` to `stop`: it shall run.
+        self._wanted = False
 
     @property
     def url(self) -> str:
@@ -63,53 +70,75 @@ class EmbeddedServer:
 
     def start(self) -> None:
         """Start and wait until it accepts. Raises ConfigError with what it said."""
+        try:
+            self._launch()
+        except ConfigError:
+            self.stop()
+            raise
+        self._wanted = True
+
+    def revive(self) -> bool:
+        """Start it again if it has died; true if so. What it held is gone. May be tried again after a ConfigError."""
+        if not self._wanted or (self.process is not None and self.process.poll() is None):
+            return False
+        self._end()
+        self._launch()
+        return True
+
+    def stop(self) -> None:
+        """End it and remove its folder; may be called twice."""
+        self._wanted = False
+        self._end()
+        self._folder.cleanup()
+
+    def _launch(self) -> None:
+        self._socket.unlink(missing_ok=True)
+        try:
+            self.process = self._spawn()
+        except OSError as error:
+            raise ConfigError(f"{self._binary} does not start: {error.strerror}") from None
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._accepts():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                said = self._log.read_text(errors="replace")[-500:] if self._log.exists() else "nothing"
+                self._end()
+                raise ConfigError(f"{self._binary} does not start; it said: {said}")
+            time.sleep(0.01)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
         options = ["--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700", "--save", ""]
         options += ["--appendonly", "no", "--dir", self._folder.name, "--logfile", str(self._log)]
         command = [str(self._binary), *options]
-        self.process = subprocess.Popen(
+        return subprocess.Popen(
             ["/bin/sh", "-c", _LIFELINE, "sh", *command] if self._lifeline else command,
             stdin=subprocess.PIPE if self._lifeline else subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl+C is for the supervisor, which ends this last
-            preexec_fn=None if self._lifeline else _die_with_parent,
+            preexec_fn=None if self._lifeline else functools.partial(_die_with_parent, ctypes.CDLL(None), os.getpid()),
         )
-        deadline = time.monotonic() + START_TIMEOUT
-        while not self._accepts():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                said = self._log.read_text(errors="replace")[-500:] if self._log.exists() else "nothing"
-                self.stop()
-                raise ConfigError(f"{self._binary} does not start; it said: {said}")
-            time.sleep(0.01)
 
     def _accepts(self) -> bool:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(1)
             return client.connect_ex(str(self._socket)) == 0
 
-    def revive(self) -> bool:
-        """Start it again if it has died; true if so. What it held is gone."""
-        if self.process is None or self.process.poll() is None:
-            return False
-        self._socket.unlink(missing_ok=True)
-        self.start()
-        return True
-
-    def stop(self) -> None:
-        """End it and remove its folder; may be called twice."""
-        if self.process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.terminate()
-            if self.process.stdin is not None:
-                self.process.stdin.close()
-            try:
-                self.process.wait(5)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-            self.process = None
-        self._folder.cleanup()
+    def _end(self) -> None:
+        process, self.process = self.process, None
+        if process is None:
+            return
+        process.terminate()
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def _die_with_parent(libc: ctypes.CDLL, parent: int) -> None:
+    """In the child, before the server: be killed when the parent ends."""
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended already
+        os._exit(1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol, cast
@@ -20,9 +21,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from .errors import BrokerUnavailable
+from .errors import BrokerUnavailable, ConfigError
 
-__all__ = ["Link", "LinkHandler", "describe", "open_link", "pack", "private_pool"]
+__all__ = ["Link", "LinkHandler", "LinkOwner", "Pool", "describe", "open_link", "pack", "private_pool"]
+
+log = logging.getLogger("hub.redis")
 
 Pool = aioredis.ConnectionPool
 
@@ -31,7 +34,7 @@ class LinkHandler(Protocol):
     """Who owns a link. Both methods are synchronous."""
 
     def on_reply(self, reply: Any) -> None:
-        """One complete reply or push: bytes, int, list, None, or a `hiredis.ReplyError`."""
+        """One complete reply or push: bytes, int, list, None, or a `hiredis.ReplyError`. Raising ends the link."""
 
     def on_lost(self, cause: Exception | None) -> None:
         """The link is gone, by either side; called once."""
@@ -44,7 +47,42 @@ class Link(Protocol):
         """Write packed commands; ignored after the loss."""
 
     def abort(self) -> None:
-        """Drop the connection without waiting for anything; `on_lost` follows."""
+        """Drop the connection without waiting for anything; `on_lost` follows, soon and in any case."""
+
+
+class LinkOwner:
+    """Owns one link after another: what the `LinkHandler`s have in common."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        # None while there is no connection; the events say the same to those who wait.
+        self.link: Link | None = None
+        self.connected = asyncio.Event()
+        self.lost = asyncio.Event()
+        self.lost.set()
+        # Why it was lost the last time, if that is known.
+        self.cause: Exception | None = None
+        # Questions since Redis last said anything; `on_reply` sets it to 0. Counted, not timed: an event loop that
+        # was blocked for a while must not take its own absence for the silence of Redis.
+        self.unanswered = 0
+
+    def attach(self, link: Link) -> None:
+        """The new link; it must have been opened for this owner."""
+        self.link = link
+        self.unanswered = 0
+        self.lost.clear()
+        self.connected.set()
+
+    def abort(self) -> None:
+        """Drop the link if there is one."""
+        if self.link is not None:
+            self.link.abort()
+
+    def on_lost(self, cause: Exception | None) -> None:
+        self.link = None
+        self.cause = cause
+        self.connected.clear()
+        self.lost.set()
 
 
 pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
@@ -54,7 +92,7 @@ def private_pool(source: str | aioredis.Redis, timeout: float, name: str) -> Poo
     """A factory of connections like those of `source` (a URL or a client), with our own options.
 
     RESP2, because redis-py formats each RESP3 push for a debug log; no retries, because a PUBLISH must not be sent
-    twice; no decoding.
+    twice; no decoding. Raises ConfigError.
     """
     options: dict[str, Any] = {
         "protocol": 2,
@@ -66,12 +104,16 @@ def private_pool(source: str | aioredis.Redis, timeout: float, name: str) -> Poo
         "health_check_interval": 0,
         "client_name": name,
     }
-    if isinstance(source, str):
-        return Pool.from_url(source, **options)
-    pool = source.connection_pool
-    # Maintenance notifications exist under RESP3 only.
-    inherited = {name: value for name, value in pool.connection_kwargs.items() if not name.startswith("maint_")}
-    return Pool(connection_class=pool.connection_class, **{**inherited, **options})
+    try:
+        origin = Pool.from_url(source) if isinstance(source, str) else source.connection_pool
+        # Maintenance notifications exist under RESP3 only.
+        inherited = {key: value for key, value in origin.connection_kwargs.items() if not key.startswith("maint_")}
+        pool = Pool(connection_class=origin.connection_class, **{**inherited, **options})
+        pool.make_connection()  # type: ignore[no-untyped-call]  # refuses options that nobody knows
+    except (ValueError, TypeError, RedisError):
+        # Not its own words: they cite parts of the URL, and a password with a slash ends up as the port.
+        raise ConfigError("the Redis URL cannot be used: check host, port, database and options") from None
+    return pool
 
 
 def describe(pool: Pool) -> str:
@@ -80,26 +122,55 @@ def describe(pool: Pool) -> str:
     database = f"/{options.get('db') or 0}"
     if path := options.get("path"):
         return f"unix://{path}{database}"
+    if sentinel := options.get("connection_pool"):
+        return f"sentinel://{sentinel.service_name}{database}"
     scheme = "rediss" if issubclass(pool.connection_class, aioredis.SSLConnection) else "redis"
     return f"{scheme}://{options.get('host', 'localhost')}:{options.get('port', 6379)}{database}"
+
+
+def _redacted(text: str, pool: Pool) -> str:
+    """A server that does not know AUTH cites its arguments."""
+    password = pool.connection_kwargs.get("password")
+    return text.replace(str(password), "…") if password else text
 
 
 async def open_link(pool: Pool, handler: LinkHandler, timeout: float) -> Link:
     """Connect within `timeout` seconds. Raises BrokerUnavailable."""
     connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
     try:
-        async with asyncio.timeout(timeout):
-            await connection.connect()  # type: ignore[no-untyped-call]
+        await _connect(connection, timeout)
+        if _has_ended(connection):
+            raise ConnectionResetError("the server closed the connection")
     except (RedisError, OSError) as error:  # TimeoutError is an OSError
         await _discard(connection)
-        raise BrokerUnavailable(f"cannot connect to {describe(pool)}: {error or type(error).__name__}") from None
+        cause = _redacted(str(error), pool) or type(error).__name__
+        raise BrokerUnavailable(f"cannot connect to {describe(pool)}: {cause}") from None
     except BaseException:
         await _discard(connection)
         raise
-    # The two private attributes of redis-py that the hub rests on; pinned by tests/test_redis_link.py.
     if isinstance(connection._writer, asyncio.StreamWriter):
         return _TransportLink(connection, handler)
     return _ReaderLink(connection, handler)
+
+
+async def _connect(connection: AbstractConnection, timeout: float) -> None:
+    """Connect and log in, within `timeout` seconds."""
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    try:
+        async with asyncio.timeout(timeout):
+            await connection.connect()  # type: ignore[no-untyped-call]
+    finally:
+        # redis-py uses `wait_for`, which before Python 3.12 swallows a cancellation that comes with the result.
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
+
+
+def _has_ended(connection: AbstractConnection) -> bool:
+    """Whether the end came right after the last reply: the transport would not tell its new protocol."""
+    reader, writer = connection._reader, connection._writer
+    return reader is None or writer is None or reader.at_eof() or getattr(writer, "is_closing", bool)()
 
 
 async def _discard(connection: AbstractConnection) -> None:
@@ -108,7 +179,11 @@ async def _discard(connection: AbstractConnection) -> None:
 
 
 class _TransportLink(asyncio.Protocol):
-    """A real server: replies are parsed as they arrive, all that came in one read before anything else runs."""
+    """A real server: replies are parsed as they arrive, all that came in one read before anything else runs.
+
+    `_reader` and `_writer` of redis-py's connection are the two private names that the hub rests on, here and above;
+    tests/test_redis_link.py pins them.
+    """
 
     def __init__(self, connection: AbstractConnection, handler: LinkHandler) -> None:
         # Kept alive: since Python 3.13 a StreamWriter closes its transport when it is collected.
@@ -116,6 +191,7 @@ class _TransportLink(asyncio.Protocol):
         assert self._writer is not None
         connection._reader = connection._writer = None
         self._transport = cast(asyncio.Transport, self._writer.transport)
+        self._loop = asyncio.get_running_loop()
         self._handler = handler
         self._reader = hiredis.Reader()
         self._lost = False
@@ -124,10 +200,16 @@ class _TransportLink(asyncio.Protocol):
             self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
+        if self._lost:
+            return
         reader, on_reply = self._reader, self._handler.on_reply
-        reader.feed(data)
-        while (reply := reader.gets()) is not False:
-            on_reply(reply)
+        try:
+            reader.feed(data)
+            while (reply := reader.gets()) is not False:
+                on_reply(reply)
+        except Exception:
+            log.exception("unexpected fault in a reply of Redis; dropping the connection")
+            self.abort()
 
     def eof_received(self) -> None:
         return None
@@ -143,6 +225,8 @@ class _TransportLink(asyncio.Protocol):
 
     def abort(self) -> None:
         self._transport.abort()
+        # A transport that has ended already would stay silent.
+        self._loop.call_soon(self.connection_lost, None)
 
 
 class _ReaderLink:
@@ -150,21 +234,29 @@ class _ReaderLink:
 
     def __init__(self, connection: AbstractConnection, handler: LinkHandler) -> None:
         self._connection = connection
+        connection.socket_timeout = None  # with one, redis-py writes inside the `wait_for` that `_connect` complains of
         self._handler = handler
         self._outbox: asyncio.Queue[bytes] = asyncio.Queue()
         self._task = asyncio.create_task(self._run(), name="hub redis reader")
+        self._task.add_done_callback(self._ended)
 
     async def _run(self) -> None:
-        cause: Exception | None = None
+        reader, writer = asyncio.ensure_future(self._read()), asyncio.ensure_future(self._write())
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._read())
-                group.create_task(self._write())
-        except* (RedisError, OSError) as group_error:
-            cause = BrokerUnavailable(str(group_error.exceptions[0]))
+            done, _ = await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
+            reader.cancel()
+            writer.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
             await _discard(self._connection)
-            self._handler.on_lost(cause)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        cause = None if task.cancelled() else task.exception()
+        if cause is not None and not isinstance(cause, RedisError | OSError):
+            log.error("unexpected fault in a reply of Redis; the connection is dropped", exc_info=cause)
+        self._handler.on_lost(cause if isinstance(cause, Exception) else None)
 
     async def _read(self) -> None:
         while True:

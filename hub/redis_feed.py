@@ -1,0 +1,192 @@
+"""The subscriptions of a worker, over any number of connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+from .broker import Deliver
+from .redis_commands import refuse
+from .redis_link import Link, LinkOwner, pack
+
+__all__ = ["LINGER", "Feed"]
+
+log = logging.getLogger("hub.redis")
+
+# An unsubscribed channel is kept this long, so that a page reload does not reach Redis.
+LINGER = 1.0
+# Channels in one SUBSCRIBE, so that no single command holds up a Redis that others use.
+SUBSCRIBE_BATCH = 500
+# Answers that came though a heartbeat was due before them; so many in a row, and the feed hears nothing.
+DEAF = 2
+
+LEFT = "not subscribed: the channel was left before Redis confirmed it"
+
+
+class Feed(LinkOwner):
+    """What the worker wants to hear, what Redis has confirmed, and the proof that it arrives.
+
+    A channel has at most one command under way: it is left only when its SUBSCRIBE was confirmed. So each confirmation
+    belongs to the last SUBSCRIBE, and a channel's future says what Redis does.
+    """
+
+    def __init__(self, control: str, prefix: str, deliver: Deliver, on_confirmed: Callable[[], object]) -> None:
+        """`control` is the channel of the heartbeat; `on_confirmed` is called when all channels are subscribed."""
+        super().__init__()
+        self._control = control.encode()
+        self._prefix = prefix.encode()
+        self._deliver = deliver
+        self._on_confirmed = on_confirmed
+        # The intent. A future is done while Redis has confirmed the channel on the present connection.
+        self.wanted: dict[str, asyncio.Future[None]] = {}
+        # Wanted no longer; unsubscribed when the time has come and nobody has returned.
+        self._leaving: dict[str, float] = {}
+        # SUBSCRIBE of this turn.
+        self._joining: list[bytes] = []
+        # Set while everything that was wanted when the connection began is subscribed.
+        self.confirmed = asyncio.Event()
+        # When the heartbeat came back on the present connection.
+        self._heard_at = -math.inf
+        # Heartbeats that Redis took and that were not heard yet; whether there were any at the last PING; and how
+        # many PINGs were answered since, though Redis keeps the order.
+        self._owed = 0
+        self._owed_at_ping = False
+        self._overtaken = 0
+
+    def __repr__(self) -> str:
+        confirmed = sum(future.done() for future in self.wanted.values())
+        return f"<Feed {confirmed} of {len(self.wanted)} channels confirmed, {len(self._leaving)} leaving>"
+
+    # Subscribing
+
+    def subscribe(self, channel: str) -> asyncio.Future[None]:
+        """The channel's future; shared, so wait for it behind a shield."""
+        self._leaving.pop(channel, None)
+        future = self.wanted.get(channel)
+        if future is None:
+            name = self._prefix + channel.encode()
+            future = self.wanted[channel] = self.loop.create_future()
+            if self.link is not None:
+                if not self._joining:
+                    self.loop.call_soon(self._flush)
+                self._joining.append(name)
+        return future
+
+    def unsubscribe(self, channel: str) -> None:
+        """Begin to linger."""
+        if channel in self.wanted:
+            self._leaving[channel] = self.loop.time() + LINGER
+
+    def leave_due(self) -> None:
+        """UNSUBSCRIBE what has lingered long enough."""
+        now = self.loop.time()
+        due = [channel for channel, when in self._leaving.items() if when <= now and self._may_leave(channel)]
+        for channel in due:
+            self._forget(channel)
+        if due and self.link is not None:
+            self.link.send(pack((b"UNSUBSCRIBE", *(self._prefix + channel.encode() for channel in due))))
+
+    def _may_leave(self, channel: str) -> bool:
+        return self.link is None or self.wanted[channel].done()
+
+    def _forget(self, channel: str) -> None:
+        del self._leaving[channel]
+        refuse(self.wanted.pop(channel), LEFT)
+
+    def close(self, reason: str) -> None:
+        """Fail who waits, and want nothing more."""
+        for future in self.wanted.values():
+            refuse(future, reason)
+        self.wanted.clear()
+        self._leaving.clear()
+
+    def _flush(self) -> None:
+        joining, self._joining = self._joining, []
+        self._send_subscribe(joining)
+
+    def _send_subscribe(self, names: list[bytes]) -> None:
+        if self.link is None:
+            return
+        for at in range(0, len(names), SUBSCRIBE_BATCH):
+            self.link.send(pack((b"SUBSCRIBE", *names[at : at + SUBSCRIBE_BATCH])))
+
+    # The proof that it hears
+
+    @property
+    def deaf(self) -> bool:
+        """Redis answers and takes heartbeats, yet they do not come: a replica cut off from its master, for example."""
+        return self._overtaken >= DEAF
+
+    def heard_within(self, seconds: float) -> bool:
+        """Whether everything is subscribed and the heartbeat came back in the last `seconds`."""
+        return self.confirmed.is_set() and self.loop.time() - self._heard_at <= seconds
+
+    def owe(self) -> None:
+        """Redis has taken a heartbeat."""
+        if self.confirmed.is_set():
+            self._owed += 1
+
+    def ping(self) -> None:
+        """Ask for an answer, which Redis gives after all that it has sent us before."""
+        if self.link is not None:
+            self.unanswered += 1
+            self._owed_at_ping = self._owed > 0
+            self.link.send(pack((b"PING",)))
+
+    # The link
+
+    def attach(self, link: Link) -> None:
+        super().attach(link)
+        # The control channel is the last, so that its confirmation is that of all.
+        self._send_subscribe([*(self._prefix + name.encode() for name in self.wanted), self._control])
+
+    def on_reply(self, reply: Any) -> None:
+        self.unanswered = 0
+        if not isinstance(reply, list):
+            if isinstance(reply, Exception):
+                log.error("Redis refused a subscription command: %s", reply)  # e.g. NOPERM under an ACL
+            return
+        kind = reply[0]
+        if kind == b"message":
+            self._on_message(reply[1], reply[2])
+        elif kind == b"subscribe":
+            self._on_subscribed(reply[1])
+        elif kind == b"pong" and self._owed_at_ping:
+            self._overtaken += 1
+
+    def _on_message(self, channel: bytes, payload: bytes) -> None:
+        if channel == self._control:
+            self._heard_at = self.loop.time()
+            self._settle()
+            return
+        try:
+            self._deliver(channel[len(self._prefix) :].decode(), payload)
+        except Exception:
+            log.exception("unexpected fault in the delivery of a publication")
+
+    def _on_subscribed(self, channel: bytes) -> None:
+        if channel == self._control:
+            self.confirmed.set()
+            self._on_confirmed()
+            return
+        future = self.wanted.get(channel[len(self._prefix) :].decode())
+        if future is not None and not future.done():
+            future.set_result(None)
+
+    def _settle(self) -> None:
+        self._owed = self._overtaken = 0
+        self._owed_at_ping = False
+
+    def on_lost(self, cause: Exception | None) -> None:
+        super().on_lost(cause)
+        self.confirmed.clear()
+        self._heard_at = -math.inf
+        self._settle()
+        for channel in tuple(self._leaving):
+            self._forget(channel)
+        for channel, future in self.wanted.items():
+            if future.done():
+                self.wanted[channel] = self.loop.create_future()
