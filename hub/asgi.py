@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from websockets.datastructures import Headers
@@ -27,6 +27,16 @@ log = logging.getLogger("hub.wire")
 # Messages that wait for the application before reading pauses.
 QUEUE_LIMIT = 32
 
+# What the application may send, by state; in "closed" nothing.
+#
+#     connecting ──accept──▶ open ──close, or the client's end──▶ closed
+#     connecting ──http.response.start──▶ responding ──the last body──▶ closed
+EXPECTED = {
+    "connecting": ("websocket.accept", "websocket.close", "websocket.http.response.start"),
+    "responding": ("websocket.http.response.body",),
+    "open": ("websocket.send", "websocket.close"),
+}
+
 Event = dict[str, Any]
 
 
@@ -35,7 +45,7 @@ class ClientDisconnected(OSError):
 
 
 class AsgiSession:
-    """States: connecting ─accept▶ open ─close or loss▶ closed; connecting ─http.response▶ responding ▶ closed."""
+    """One conversation; its states are those of `EXPECTED`."""
 
     def __init__(self, wire: HubProtocol, scope: Event, response: Response) -> None:
         self.scope = scope
@@ -46,18 +56,18 @@ class AsgiSession:
         # Of a denial response: status, headers, body so far.
         self._denial: tuple[int, Headers, bytearray] | None = None
         self._queue: deque[Event] = deque([{"type": "websocket.connect"}])
-        # What `receive` and `send` wait for; None while nobody does.
-        self._receiver: asyncio.Future[None] | None = None
-        self._drained: asyncio.Future[None] | None = None
+        # What `receive` and `send` wait for. Events, because several tasks of an application may wait.
+        self._arrived = asyncio.Event()
+        self._drained = asyncio.Event()
 
     async def run(self, app: Callable[..., Awaitable[Any]]) -> None:
         """Run the application to its end; what it left open is closed."""
         try:
             await app(self.scope, self.receive, self.send)
-        except ClientDisconnected:
-            pass
-        except Exception:
-            log.exception("exception in the ASGI application")
+        except Exception as error:
+            # It may be of another connection, to which the application sent.
+            if not isinstance(error, ClientDisconnected) or self._state != "closed":
+                log.exception("exception in the ASGI application")
             self._end(Disconnects.INTERNAL)
         else:
             if self._state == "connecting":
@@ -66,12 +76,11 @@ class AsgiSession:
 
     def _end(self, disconnect: Disconnect) -> None:
         if self._wire.session is not self:
-            return  # handed over
-        if self._state in ("connecting", "responding"):
-            self._refuse(500, Headers(), b"Internal Server Error")
-        elif self._state == "open":
-            self._state = "closed"
+            return  # over, or handed over
+        if self._state == "open":
             self._wire.close(disconnect)
+        elif self._state != "closed":
+            self._refuse(500, Headers(), b"Internal Server Error")
 
     # Called by the connection
 
@@ -89,20 +98,27 @@ class AsgiSession:
         self.on_drained()
 
     def on_drained(self) -> None:
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+        self._drained.set()
+
+    def unread(self) -> Iterator[tuple[bytes, bool]]:
+        """The messages that the application has not received, as (payload, whether it is text)."""
+        for event in self._queue:
+            if event["type"] == "websocket.receive":
+                text = event.get("text")
+                yield (event["bytes"], False) if text is None else (text.encode(), True)
 
     def _push(self, event: Event) -> None:
         self._queue.append(event)
-        if self._receiver is not None and not self._receiver.done():
-            self._receiver.set_result(None)
+        self._arrived.set()
 
     # Called by the application
 
     async def receive(self) -> Event:
         while not self._queue:
-            self._receiver = asyncio.get_running_loop().create_future()
-            await self._receiver
+            self._arrived.clear()
+            await self._arrived.wait()
+        if len(self._queue) == 1 and self._state == "closed":
+            return self._queue[0]  # the disconnect, as often as it is asked for
         event = self._queue.popleft()
         if len(self._queue) == QUEUE_LIMIT // 2:
             self._wire.resume_reading()
@@ -112,60 +128,57 @@ class AsgiSession:
         kind = message["type"]
         if self._state == "closed":
             raise ClientDisconnected("the WebSocket is closed")
-        if self._state == "connecting":
-            self._answer_handshake(kind, message)
-        elif self._state == "responding":
-            self._continue_denial(kind, message)
-        elif kind == "websocket.send":
+        if kind not in EXPECTED[self._state]:
+            raise RuntimeError(f"expected {' or '.join(map(repr, EXPECTED[self._state]))}, but got {kind!r}")
+        if kind == "websocket.send":
             await self._send_data(message)
+        elif kind == "websocket.accept":
+            self._accept(message)
         elif kind == "websocket.close":
-            self._state = "closed"
-            self._wire.close(Disconnect(code=message.get("code", 1000), reason=message.get("reason") or ""))
+            self._close(message)
+        elif kind == "websocket.http.response.start":
+            self._denial = (message["status"], _headers(message), bytearray())
+            self._state = "responding"
         else:
-            raise RuntimeError(f"expected 'websocket.send' or 'websocket.close', but got {kind!r}")
+            self._continue_denial(message)
 
     async def _send_data(self, message: Event) -> None:
         data = message.get("bytes")
-        frame = frames.text_frame(message["text"].encode()) if data is None else frames.binary_frame(data)
-        self._wire.write(frame)
+        self._wire.write(frames.text_frame(message["text"].encode()) if data is None else frames.binary_frame(data))
         while self._wire.congested and self._state == "open":
-            self._drained = asyncio.get_running_loop().create_future()
-            await self._drained
-
-    def _answer_handshake(self, kind: str, message: Event) -> None:
-        if kind == "websocket.accept":
-            self._accept(message)
-        elif kind == "websocket.close":
-            self._refuse(403, Headers(), b"")
-        elif kind == "websocket.http.response.start":
-            headers = Headers()
-            for name, value in message.get("headers", ()):
-                headers[name.decode("latin-1")] = value.decode("latin-1")
-            self._denial = (message["status"], headers, bytearray())
-            self._state = "responding"
-        else:
-            raise RuntimeError(
-                f"expected 'websocket.accept', 'websocket.close' or 'websocket.http.response.start', but got {kind!r}"
-            )
+            self._drained.clear()
+            await self._drained.wait()
 
     def _accept(self, message: Event) -> None:
-        headers = self._response.headers
-        for name, value in message.get("headers", ()):
-            headers[name.decode("latin-1")] = value.decode("latin-1")
+        self._response.headers.update(_headers(message))
         if subprotocol := message.get("subprotocol"):
-            headers["Sec-WebSocket-Protocol"] = subprotocol
+            self._response.headers["Sec-WebSocket-Protocol"] = subprotocol
         self._state = "open"
         self._wire.open(self._response.serialize())
 
-    def _continue_denial(self, kind: str, message: Event) -> None:
-        if kind != "websocket.http.response.body" or self._denial is None:
-            raise RuntimeError(f"expected 'websocket.http.response.body', but got {kind!r}")
+    def _close(self, message: Event) -> None:
+        if self._state == "connecting":
+            self._refuse(403, Headers(), b"")
+            return
+        code = message.get("code", 1000)
+        if not frames.may_be_sent(code):
+            raise ValueError(f"a close frame cannot have the code {code}")
+        self._wire.close(Disconnect(code=code, reason=message.get("reason") or ""))
+
+    def _continue_denial(self, message: Event) -> None:
+        assert self._denial is not None
         status, headers, body = self._denial
         body += message.get("body", b"")
         if not message.get("more_body", False):
             self._refuse(status, headers, bytes(body))
 
     def _refuse(self, status: int, headers: Headers, body: bytes) -> None:
-        self._state = "closed"
-        self._push({"type": "websocket.disconnect", "code": 1006, "reason": ""})
         self._wire.refuse(status, headers, body)
+        self.on_close(1006, "")
+
+
+def _headers(message: Event) -> Headers:
+    headers = Headers()
+    for name, value in message.get("headers", ()):
+        headers[name.decode("latin-1")] = value.decode("latin-1")
+    return headers

@@ -10,7 +10,7 @@ __all__ = ["Deadlines", "Timed"]
 
 log = logging.getLogger("hub.wire")
 
-# Seconds; a deadline is met this much later at most.
+# Seconds; a visit is this much late at most.
 RESOLUTION = 0.25
 
 
@@ -40,9 +40,13 @@ class Deadlines:
         self.clear(item)
         if self._timer is None:
             self._now = int(self._loop.time() / RESOLUTION)
-            self._timer = self._loop.call_later(RESOLUTION, self._tick)
+            self._wind_up()
         item.due = max(int((self._loop.time() + delay) / RESOLUTION), self._now) + 1
         self._slots.setdefault(item.due, {})[item] = None
+
+    def left(self, item: Timed) -> float:
+        """Seconds until the visit of `item`; 0 without a deadline."""
+        return max(0.0, item.due * RESOLUTION - self._loop.time())
 
     def clear(self, item: Timed) -> None:
         """Forget the deadline of `item`, if it has one."""
@@ -60,9 +64,15 @@ class Deadlines:
         while self._now < last:
             self._now += 1
             for item in self._slots.pop(self._now, ()):
-                item.due = 0
-                self._visit(item)
-        self._timer = self._loop.call_later(RESOLUTION, self._tick) if self._slots else None
+                if item.due == self._now:  # an earlier visit may have changed it
+                    item.due = 0
+                    self._visit(item)
+        self._timer = None
+        if self._slots:
+            self._wind_up()
+
+    def _wind_up(self) -> None:
+        self._timer = self._loop.call_at((self._now + 1) * RESOLUTION, self._tick)
 
     def _visit(self, item: Timed) -> None:
         try:

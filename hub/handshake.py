@@ -22,20 +22,24 @@ _log = logging.getLogger("hub.handshake")
 _log.setLevel(logging.INFO)
 
 
-def answer(data: bytes) -> tuple[Request | None, Response]:
-    """The request in `data` and the response to it: 101, or a refusal with its reason."""
+def answer(data: bytes, config: Config) -> tuple[Request | None, Response]:
+    """The request in `data` and the response to it: 101 with uvicorn's own headers, or a refusal with its reason."""
     protocol = ServerProtocol(logger=_log)
     protocol.receive_data(data)
     events = protocol.events_received()
     if not events or not isinstance(events[0], Request):
         return None, Response(400, "Bad Request", Headers(), b"The WebSocket handshake is malformed.\n")
-    return events[0], protocol.accept(events[0])
+    response = protocol.accept(events[0])
+    response.headers.update((name.decode("latin-1"), value.decode("latin-1")) for name, value in config.encoded_headers)
+    return events[0], response
 
 
 def http_response(status: int, headers: Headers, body: bytes) -> bytes:
     """A whole HTTP response, after which the connection ends."""
-    headers.setdefault("Content-Length", str(len(body)))
-    headers.setdefault("Content-Type", "text/plain; charset=utf-8")
+    if "Content-Length" not in headers:
+        headers["Content-Length"] = str(len(body))
+    if "Content-Type" not in headers:
+        headers["Content-Type"] = "text/plain; charset=utf-8"
     if "Connection" in headers:
         del headers["Connection"]
     headers["Connection"] = "close"
@@ -59,8 +63,16 @@ def websocket_scope(request: Request, config: Config, transport: asyncio.Transpo
         "client": get_remote_addr(transport),
         "root_path": config.root_path,
         "path": config.root_path + unquote(path),
-        "raw_path": (config.root_path + path).encode("latin-1"),
-        "query_string": query.encode("latin-1"),
-        "headers": [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in request.headers.raw_items()],
+        "raw_path": (config.root_path + path).encode(),
+        "query_string": query.encode(),
+        "headers": [(name.lower().encode(), _raw(value)) for name, value in request.headers.raw_items()],
         "subprotocols": [name.strip() for line in protocols for name in line.split(",")],
     }
+
+
+def _raw(value: str) -> bytes:
+    """A header value as it came. websockets decodes as ISO-8859-1 from 17 on, before as ASCII with surrogates."""
+    try:
+        return value.encode("latin-1")
+    except UnicodeEncodeError:
+        return value.encode("ascii", "surrogateescape")

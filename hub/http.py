@@ -12,7 +12,9 @@ from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from websockets.datastructures import Headers
 
+from .handshake import http_response
 from .log import Throttled
 from .wire_server import wire_server
 
@@ -20,8 +22,10 @@ __all__ = ["HubHttpProtocol"]
 
 log = logging.getLogger("hub.http")
 
-# Request line and headers; the usual limit of proxies is 8 to 32 KiB.
+# Request line and headers, give or take one read; the usual limit of proxies is 8 to 32 KiB.
 MAX_HEAD_SIZE = 65536
+# Seconds in which a refused client may stop sending and read the answer.
+LINGER = 1.0
 
 _invalid = Throttled(log, logging.WARNING, "%d requests refused because they are not HTTP")
 _slow = Throttled(log, logging.WARNING, "%d requests cut off because they did not come to their end in time")
@@ -34,8 +38,10 @@ class HubHttpProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **keywords)
         self._wire_server = wire_server(self.config, self.server_state, self.app_state)
         self.due = 0
-        # Bytes of the present request's head so far; -1 after it.
+        # Bytes of the present request's head so far; -1 after it, 0 between requests.
         self._head = 0
+        # The answer to a bad request is out.
+        self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -46,48 +52,78 @@ class HubHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def on_due(self) -> None:
-        _slow.add()
+        if not self._refused:
+            _slow.add()
         self.transport.abort()
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._head = 0
-        self._wire_server.deadlines.set(self, self._wire_server.options.handshake_timeout)
-
-    def on_headers_complete(self) -> None:
-        self._head = -1
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        self._wire_server.deadlines.clear(self)
-        super().on_message_complete()
-
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         self._unset_keepalive_if_required()
-        if self._head >= 0:
-            self._head += len(data)
+        self._count(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             _invalid.add()
-            self._refuse(400, "This is not a valid HTTP request.")
+            self._refuse(400, "This is not a valid HTTP request, or one with a body that asks for an upgrade.")
         else:
             if self._head > MAX_HEAD_SIZE:
                 self._refuse(431, f"The request's head is larger than {MAX_HEAD_SIZE} bytes.")
 
-    def _upgrade(self, rest: bytes) -> None:
+    def _count(self, data: bytes) -> None:
+        """The clock of a request starts with its first byte, even if that is only an empty line."""
+        if self._head >= 0:
+            self._head += len(data)
+            if not self.due:
+                self._wire_server.deadlines.set(self, self._wire_server.options.handshake_timeout)
+
+    def on_headers_complete(self) -> None:
+        self._head = -1
+        if self.parser.should_upgrade() and not self._should_upgrade() and self._has_body():
+            # The parser takes what follows for the other protocol, and then for the next request.
+            raise ValueError("a body cannot be read before an upgrade")
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._head = 0
         self._wire_server.deadlines.clear(self)
+        super().on_message_complete()
+
+    def _has_body(self) -> bool:
+        fields = dict(self.headers)
+        return b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0"
+
+    @property
+    def _busy(self) -> bool:
+        """A request before this one is not answered yet."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _upgrade(self, rest: bytes) -> None:
+        """The parser stops at a request with an Upgrade field; `rest` is what follows its head."""
         if not self._should_upgrade():
-            self._refuse(426, "The only protocol to upgrade to is websocket.")
-            return
-        self.handle_websocket_upgrade()
-        if rest:
-            cast(asyncio.Protocol, self.transport.get_protocol()).data_received(rest)
+            self._ignore_upgrade()
+        elif self._busy:
+            self.transport.close()
+        else:
+            self.handle_websocket_upgrade()
+            self.parser = None  # type: ignore[assignment]  # it and we would keep each other alive
+            if rest:
+                cast(asyncio.Protocol, self.transport.get_protocol()).data_received(rest)
+
+    def _ignore_upgrade(self) -> None:
+        """As RFC 9110 §7.8 allows: the request is being answered, but it is the connection's last."""
+        self.cycle.keep_alive = False
+        self.flow.pause_reading()
 
     def _refuse(self, status: int, reason: str) -> None:
-        body = f"{reason}\n".encode()
-        head = f"HTTP/1.1 {status} Refused\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n"
-        self.transport.write(head.encode() + b"Connection: close\r\n\r\n" + body)
-        self.transport.close()
+        """Answer and end. Closing with bytes still arriving could take the answer away from the client."""
+        if not self._busy:
+            self.transport.write(http_response(status, Headers(), f"{reason}\n".encode()))
+        if self._busy or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self._refused = True
+        self.transport.write_eof()
+        self._wire_server.deadlines.set(self, LINGER)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import socket
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Protocol, cast
@@ -44,11 +43,8 @@ EXTENSION = "hub.wire"
 
 # Frames of one connection that are handled before the others get their turn.
 FRAMES_PER_TURN = 128
-# The transport calls itself congested above the first mark and recovered below the second. uvloop's own low mark is 16
-# bytes, so that a client on the edge would flap.
-HIGH_WATER, LOW_WATER = 65536, 16384
-# Linux: without it the kernel takes 2.8 MB of a client that does not read before the transport's buffer shows anything.
-TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
+# Seconds that a client has for its close frame when it was given up because nothing moves.
+LINGER = 0.5
 
 
 class Handler(Protocol):
@@ -78,6 +74,10 @@ class Wire(Protocol):
     def resume_reading(self) -> None: ...
 
 
+def _discard(chunk: bytes) -> None:
+    """`write` at the end. Not a method: an object that holds one of its own methods waits for the garbage collector."""
+
+
 class HubProtocol(asyncio.Protocol):
     """One connection. Implements `Wire`."""
 
@@ -85,8 +85,8 @@ class HubProtocol(asyncio.Protocol):
         "__weakref__",
         "_backlog",
         "_closing",
+        "_deaf",
         "_early",
-        "_failed",
         "_handler",
         "_heard",
         "_held",
@@ -113,20 +113,21 @@ class HubProtocol(asyncio.Protocol):
         # The ASGI conversation, None once it is over or handed over; then `_handler` gets what arrives.
         self.session: AsgiSession | None = None
         self._handler: Handler | None = None
+        # What came before the handshake was answered.
+        self._early = b""
         # From the accepted handshake on.
         self._parser: FrameParser | None = None
-        # The rest of a budget's input, or what came before the handshake was answered, is scheduled.
-        self._pumping = False
-        self._early = b""
-        # Reading was paused by the handler.
-        self._held = False
+        # Reading is paused: by ourselves, because what has arrived waits for its turn; by the handler.
+        self._pumping = self._held = False
         # Something arrived since the last visit by the deadlines; a ping is on its way.
         self._heard = self._pinged = False
         # The transport's buffer is over its mark; how many bytes it had at the last visit.
         self.congested = False
         self._stall = 0
-        # Our close frame is out; the peer broke the protocol, so that nothing it sends can be understood.
-        self._closing = self._failed = False
+        # The end has begun: nothing is written any more except for the close frame.
+        self._closing = False
+        # The peer has sent its close frame or broken the protocol: what still comes means nothing.
+        self._deaf = False
         self.due = 0
 
     def __repr__(self) -> str:
@@ -137,40 +138,38 @@ class HubProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
-        sock = self._transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            try:
-                sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, LOW_WATER)
-            except OSError:  # not Linux
-                pass
-        self._server.state.connections.add(self)  # type: ignore[arg-type]
+        self._server.tune(self._transport)
+        self._server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._server.state.connections.discard(self)
+        self._server.connections.discard(self)
         self._server.deadlines.clear(self)
-        self.write = self._discard
-        self._backlog = self._parser = None
+        self._stop_writing()
+        self._parser = None
         self._tell_closed(1006, "")
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
-        if self._parser is not None and not self._early:
+        if self._parser is not None:
             self._pump(data)
-        elif self.session is not None or self._early:
-            self._keep_early(data)
-        elif not self._closing:
+        elif self._closing:
+            return
+        elif self.session is None:
             self._handshake(data)
+        else:
+            self._keep_early(data)
 
     def eof_received(self) -> None:
-        return None  # lets the transport close itself
+        """No close frame came, so none is sent; returning None lets the transport flush and close itself."""
+        self._stop_writing()
+        self._server.deadlines.set(self, self._server.close_timeout)
 
     def pause_writing(self) -> None:
         self.congested = True
         if not self._closing:
             self.write = self._enqueue
             self._stall = self._transport.get_write_buffer_size()
-            self._server.deadlines.set(self, self._server.options.slow_timeout)
+            self._visit_in(self._server.options.slow_timeout)
 
     def resume_writing(self) -> None:
         self.congested = False
@@ -185,26 +184,28 @@ class HubProtocol(asyncio.Protocol):
     def shutdown(self) -> None:
         """uvicorn stops: called for all connections at once. The closes are spread over the drain window."""
         self._server.draining = True
-        if self._parser is None or self._closing:
-            self._transport.close()
-        else:
-            self._server.deadlines.set(self, random.uniform(0, 0.7) * self._server.options.drain)
+        spread = self._server.close_timeout if self._closing else random.uniform(0, 0.7) * self._server.options.drain
+        self._server.deadlines.set(self, spread)
 
     # The handshake
 
     def _handshake(self, data: bytes) -> None:
         """Answer the request, which uvicorn hands over as a whole."""
-        request, response = answer(data)
+        server = self._server
+        if server.draining:
+            self.close(Disconnects.RESTART)
+            return
+        request, response = answer(data, server.config)
         if request is None or response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             self.refuse(response.status_code, response.headers, bytes(response.body or b""))
             return
-        scope = websocket_scope(request, self._server.config, self._transport)
-        scope["state"] = self._server.app_state.copy()
+        scope = websocket_scope(request, server.config, self._transport)
+        scope["state"] = server.app_state.copy()
         scope["extensions"] = {"websocket.http.response": {}, EXTENSION: {"wire": self}}
         self.session = AsgiSession(self, scope, response)
-        task = self._server.loop.create_task(self.session.run(self._server.app))
-        self._server.state.tasks.add(task)
-        task.add_done_callback(self._server.state.tasks.discard)
+        task = server.loop.create_task(self.session.run(server.app))
+        server.tasks.add(task)
+        task.add_done_callback(server.tasks.discard)
 
     def configure(self, options: WireOptions) -> None:
         """Before the handshake is answered: the hub's options, unless this worker has them."""
@@ -212,65 +213,64 @@ class HubProtocol(asyncio.Protocol):
             self._server.options, self._server.configured = options, True
 
     def _keep_early(self, data: bytes) -> None:
-        """A client may send before it has seen the answer; the application may take its time for it."""
+        """RFC 6455 §4.1 has a client wait for the answer. What a hasty one sends is kept, and no more is read."""
         self._early += data
-        if len(self._early) > HIGH_WATER:
-            self.abort()
+        self._pumping = True
+        self._transport.pause_reading()
 
     def open(self, response: bytes) -> None:
         """The application accepts: answer the handshake and write what waited for it."""
         if self._closing:
             return
-        self._parser = FrameParser(self._server.options.max_message_size)
+        self._parser = FrameParser(self._server.options.max_message_size, self._early)
         self._transport.write(response)
         self._drain_backlog()
-        if self._server.draining:
-            self.shutdown()
-        elif not self.congested:
+        if not self.congested:
             self._watch()
         if self._early:
+            self._early = b""
             # In a turn of its own: an endpoint that takes the connection over does so in this one.
-            self._pump_later()
+            self._server.loop.call_soon(self._pump_rest)
 
     def refuse(self, status: int, headers: Headers, body: bytes) -> None:
         """Answer the handshake with an HTTP response and end the connection."""
-        self._closing = True
+        self._stop_writing()
         self._transport.write(http_response(status, headers, body))
         self._transport.close()
-        self.write = self._discard
+        self._server.deadlines.set(self, self._server.close_timeout)
 
     # Reading
 
     def _pump(self, data: bytes) -> None:
-        """Handle what has arrived, up to the budget of this turn."""
+        """Handle what has arrived, up to the budget of this turn. The bytes of a turn are bounded by one read."""
         parser = self._parser
-        if parser is None or self._failed:
+        if parser is None or self._deaf:
             return
         try:
             for opcode, payload in parser.messages(data, FRAMES_PER_TURN):
                 self._on_frame(opcode, payload)
-                if self._parser is None or self._failed:
-                    return
+                if self._deaf or self._held:
+                    break
         except FrameError as error:
             self._fail(error.disconnect)
-            return
-        if parser.interrupted:
-            self._transport.pause_reading()
+        else:
             self._pump_later()
 
     def _pump_later(self) -> None:
-        """Let the others have their turn; while the handler holds the connection `resume_reading` goes on."""
-        if not self._pumping and not self._held:
+        parser = self._parser
+        if parser is not None and parser.interrupted and not (self._deaf or self._held or self._pumping):
             self._pumping = True
+            self._transport.pause_reading()
             self._server.loop.call_soon(self._pump_rest)
 
     def _pump_rest(self) -> None:
         self._pumping = False
-        if self._held:
-            return
-        early, self._early = self._early, b""
-        self._pump(early)
-        if not self._pumping and not self._held and not self._transport.is_closing():
+        if not self._held:
+            self._pump(b"")
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if not (self._pumping or self._held or self._transport.is_closing()):
             self._transport.resume_reading()
 
     def _on_frame(self, opcode: int, payload: bytes) -> None:
@@ -295,28 +295,23 @@ class HubProtocol(asyncio.Protocol):
 
     def _on_close_frame(self, payload: bytes) -> None:
         code, reason = frames.parse_close(payload)
+        self._deaf = True  # §5.5.1: nothing follows a close frame
         if not self._closing:
-            self._closing = True
+            self._stop_writing()
             self._transport.write(frames.close_frame(None if code == 1005 else code))
-        self.write = self._discard
-        self._tell_closed(code, reason)
-        self._failed = True  # §5.5.1: nothing follows a close frame
         self._transport.close()
-        self._server.deadlines.set(self, self._close_timeout)
+        self._server.deadlines.set(self, self._server.close_timeout)
+        self._tell_closed(code, reason)
 
     def pause_reading(self) -> None:
-        if not self._held:
-            self._held = True
-            self._transport.pause_reading()
+        self._held = True
+        self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if not self._held:
-            return
-        self._held = False
-        if self._early or (self._parser is not None and self._parser.interrupted):
+        if self._held:
+            self._held = False
             self._pump_later()
-        elif not self._pumping and not self._transport.is_closing():
-            self._transport.resume_reading()
+            self._read_on()
 
     # Writing
 
@@ -326,10 +321,9 @@ class HubProtocol(asyncio.Protocol):
             self._backlog = Backlog(options.slow_budget, options.slow_policy)
         dropped = self._backlog.dropped
         if not self._backlog.push(chunk):
-            # Called from the middle of a fan-out: whoever closes changes the tables, so not now.
-            self.write = self._discard
-            self._backlog = None
-            self._server.loop.call_soon(self.close, Disconnects.SLOW)
+            # In the middle of a fan-out: telling the handler changes the tables, so not now.
+            self._stop_writing()
+            self._server.loop.call_soon(self._say_goodbye, Disconnects.SLOW)
         elif self._backlog.dropped > dropped:
             self._server.dropped.add(self._backlog.dropped - dropped)
 
@@ -340,32 +334,48 @@ class HubProtocol(asyncio.Protocol):
             self._backlog = None
             self.write = self._transport.write
 
-    def _discard(self, chunk: bytes) -> None:
-        return
+    def _stop_writing(self) -> None:
+        self._closing = True
+        self.write = _discard
+        self._backlog = None
 
     # The end
 
     async def serve(self, handler: Handler) -> None:
-        self.session = None
-        self._handler = handler
-        if self._closing or self._transport.is_closing():
+        if self._parser is None and not self._closing:
+            raise RuntimeError("the handshake comes first: send 'websocket.accept' before `serve`")
+        session, self.session, self._handler = self.session, None, handler
+        for payload, text in session.unread() if session is not None else ():
+            self._on_message(payload, text)
+        self.resume_reading()
+        if self._closing:
             self._tell_closed(1006, "")
 
     def close(self, disconnect: Disconnect) -> None:
         """Send a close frame and wait `close_timeout` for the answer."""
-        if self._closing:
-            return
-        self._closing = True
-        self.write = self._discard
-        self._backlog = None
+        if not self._closing:
+            self._stop_writing()
+            self._say_goodbye(disconnect)
+
+    def _say_goodbye(self, disconnect: Disconnect) -> None:
         if disconnect is Disconnects.SLOW:
             self._server.slow.add()
-        if not self._transport.is_closing():
-            self._transport.write(frames.close_frame(disconnect.code, disconnect.reason))
-            if self._held:
-                self.resume_reading()
-            self._server.deadlines.set(self, self._close_timeout)
+        if self._parser is None and not self._transport.is_closing():
+            self.refuse(503, Headers(), disconnect.reason.encode())
+        elif not self._transport.is_closing():
+            self._send_close(disconnect)
         self._tell_closed(disconnect.code, disconnect.reason)
+
+    def _send_close(self, disconnect: Disconnect) -> None:
+        self._transport.write(frames.close_frame(disconnect.code, disconnect.reason))
+        if self._deaf and self._transport.can_write_eof():
+            self._transport.write_eof()
+        self.resume_reading()  # for the answer
+        patience = self._server.close_timeout
+        if disconnect in (Disconnects.SLOW, Disconnects.NO_PONG):
+            # It had its time: it gets what is left of that, so that it is gone when `slow_timeout` is over.
+            patience = min(patience, max(LINGER, self._server.deadlines.left(self)))
+        self._server.deadlines.set(self, patience)
 
     def _fail(self, disconnect: Disconnect) -> None:
         """The peer broke the protocol (RFC 6455 §7.1.7).
@@ -373,37 +383,25 @@ class HubProtocol(asyncio.Protocol):
         Closing at once, with its bytes still arriving, would reset the connection and could take our close frame away
         from it: so only our direction is closed, and what still comes is thrown away until it closes too.
         """
-        self._failed = True
+        self._deaf = True
         self.close(disconnect)
-        if self._transport.can_write_eof() and not self._transport.is_closing():
-            self._transport.write_eof()
 
     def abort(self) -> None:
         """Drop the connection without waiting for anything."""
-        self.write = self._discard
-        self._closing = True
+        self._stop_writing()
         self._transport.abort()
 
     def _tell_closed(self, code: int, reason: str) -> None:
         """Tell the handler or the application, once."""
-        target, self._handler = self._handler or self.session, None
-        if self.session is not None:
-            self.session.on_close(code, reason)
-            self.session = None
-        elif target is not None:
-            target.on_close(code, reason)
-
-    @property
-    def _close_timeout(self) -> float:
-        options = self._server.options
-        return max(0.25, 0.2 * options.drain) if self._server.draining else options.close_timeout
+        target = self._handler or self.session
+        self._handler = self.session = None
+        if target is not None:
+            try:
+                target.on_close(code, reason)
+            except Exception:
+                log.exception("unexpected fault in %r", target)
 
     # Deadlines
-
-    def _watch(self) -> None:
-        """Healthy: the next visit is for a ping."""
-        self._pinged = False
-        self._server.deadlines.set(self, self._server.options.ping_interval)
 
     def on_due(self) -> None:
         if self._closing:
@@ -417,25 +415,31 @@ class HubProtocol(asyncio.Protocol):
         else:
             self._pinged, self._heard = True, False
             self.write(frames.ping_frame())
-            self._server.deadlines.set(self, self._server.options.ping_timeout)
+            self._visit_in(self._server.options.ping_timeout)
+
+    def _watch(self) -> None:
+        """Healthy: the next visit is for a ping."""
+        self._pinged = False
+        self._visit_in(self._server.options.ping_interval)
+
+    def _visit_in(self, delay: float) -> None:
+        """Once the server drains, only `shutdown` decides when the end comes."""
+        if not self._server.draining:
+            self._server.deadlines.set(self, delay)
 
     def _check_pong(self) -> None:
         """Any byte proves life: a client that is busy sending may not get to its pong."""
         if self._heard or self._held:
             self._watch()
-            return
-        self._server.silent.add()
-        self._transport.write(frames.close_frame(Disconnects.NO_PONG.code, Disconnects.NO_PONG.reason))
-        self._tell_closed(Disconnects.NO_PONG.code, Disconnects.NO_PONG.reason)
-        self.abort()
+        else:
+            self._server.silent.add()
+            self.close(Disconnects.NO_PONG)
 
     def _check_stall(self) -> None:
         """Congested for `slow_timeout`: dropped unless it has taken something meanwhile."""
         size = self._transport.get_write_buffer_size()
         if size < self._stall:
             self._stall = size
-            self._server.deadlines.set(self, self._server.options.slow_timeout)
-            return
-        self._server.slow.add()
-        self._tell_closed(Disconnects.SLOW.code, Disconnects.SLOW.reason)
-        self.abort()
+            self._visit_in(self._server.options.slow_timeout)
+        else:
+            self.close(Disconnects.SLOW)

@@ -27,6 +27,7 @@ __all__ = [
     "binary_frame",
     "boundaries",
     "close_frame",
+    "may_be_sent",
     "parse_close",
     "ping_frame",
     "pong_frame",
@@ -121,6 +122,11 @@ def split(frames: bytes) -> Iterator[tuple[int, bytes]]:
         yield frames[start] & 0x0F, frames[payload:end]
 
 
+def may_be_sent(code: int) -> bool:
+    """Whether a close frame may have this code (§7.4)."""
+    return code in SENDABLE_CLOSE_CODES or 3000 <= code < 5000
+
+
 def parse_close(payload: bytes) -> tuple[int, str]:
     """The code and reason of a received close frame; 1005 if it has none (§7.1.5). Raises FrameError."""
     if not payload:
@@ -128,7 +134,7 @@ def parse_close(payload: bytes) -> tuple[int, str]:
     if len(payload) == 1:
         raise FrameError(Disconnects.PROTOCOL_ERROR)
     code = int.from_bytes(payload[:2], "big")
-    if code not in SENDABLE_CLOSE_CODES and not 3000 <= code < 5000:
+    if not may_be_sent(code):
         raise FrameError(Disconnects.PROTOCOL_ERROR)
     try:
         return code, payload[2:].decode()
@@ -162,13 +168,13 @@ class FrameParser:
         "max_size",
     )
 
-    def __init__(self, max_size: int) -> None:
+    def __init__(self, max_size: int, received: bytes = b"") -> None:
         # Largest message in bytes; may be changed between messages.
         self.max_size = max_size
-        # True while the last call of `messages` stopped because its budget was used up, not for want of input.
-        self.interrupted = False
+        # There may be more in what was received: the last call of `messages` stopped for another reason than want.
+        self.interrupted = bool(received)
         # Received and not yet parsed, from `_at` on.
-        self._buffer = b""
+        self._buffer = received
         self._at = 0
         # The message being assembled, None outside of one; `_kind` is its opcode.
         self._message: bytearray | None = None
@@ -183,30 +189,32 @@ class FrameParser:
     def messages(self, data: bytes, budget: int) -> Iterator[tuple[int, bytes]]:
         """Take in `data` and yield what is complete, after at most `budget` frames.
 
-        If `interrupted` is true afterwards, call again with `b""` before anything else is fed. Raises FrameError in
-        the place of the offending frame; nothing may be fed after that.
+        The caller may also stop by itself. If `interrupted` is true afterwards, there is more: call again, with
+        `b""`. Raises FrameError in the place of the offending frame; nothing may be fed after that.
         """
-        self._buffer = self._buffer[self._at :] + data if self._buffer else data
-        self._at = 0
-        self.interrupted = False
-        while budget:
+        if data:
+            self._buffer = self._buffer[self._at :] + data if self._buffer else data
+            self._at = 0
+        self.interrupted = True
+        while budget and self.interrupted:
             budget -= 1
-            if self._remaining:
-                self._take_payload()
-                if self._remaining:
-                    break
-                event = self._finish() if self._fin else None
-            else:
-                header = self._parse_header()
-                if header is None:
-                    break
-                event = self._begin(*header)
+            event = self._step()
+            if self._at == len(self._buffer):
+                self._buffer, self._at, self.interrupted = b"", 0, False
             if event is not None:
                 yield event
-        else:
-            self.interrupted = self._at < len(self._buffer)
-        if self._at == len(self._buffer):
-            self._buffer, self._at = b"", 0
+
+    def _step(self) -> tuple[int, bytes] | None:
+        """Take in one frame, or what has arrived of it; the event that it completes."""
+        if self._remaining:
+            self._take_payload()
+            return self._finish() if self._fin and not self._remaining else None
+        header = self._parse_header()
+        if header is None:
+            self._buffer, self._at = self._buffer[self._at :], 0  # a few bytes must not keep a large read alive
+            self.interrupted = False
+            return None
+        return self._begin(*header)
 
     def _parse_header(self) -> tuple[int, int, bytes] | None:
         """(opcode, payload size, mask), or None while the header, or the rest of a control frame, is missing."""
