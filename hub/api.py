@@ -44,6 +44,8 @@ class Health(BaseModel):
 def api_router(hub: HubCore, settings: Settings) -> APIRouter:
     """`/api/publish`, `/health/live`, `/health/ready`."""
     router = APIRouter()
+    # JSON may write a character in six bytes. The body is read before the key is checked, so its size must have an end.
+    body_limit = 6 * settings.max_message_size + 4096
 
     async def authorize(key: Annotated[str | None, Security(_api_key)]) -> None:
         expected = settings.api_key.get_secret_value() if settings.api_key else ""
@@ -52,7 +54,7 @@ def api_router(hub: HubCore, settings: Settings) -> APIRouter:
         if not hmac.compare_digest((key or "").encode(), expected.encode()):
             raise HTTPException(401, "The X-API-Key header is missing or wrong.")
 
-    @router.post("/api/publish", tags=["hub"], dependencies=[Security(authorize)])
+    @router.post("/api/publish", tags=["hub"], dependencies=[Security(authorize)], max_body_size=body_limit)
     async def publish(body: PublishRequest) -> PublishResponse:
         """Publish to every client of a channel, on every worker."""
         try:

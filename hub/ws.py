@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -27,8 +28,10 @@ from .wire import EXTENSION, HubProtocol, Wire
 
 __all__ = ["EchoEndpoint", "RawEndpoint", "wire_of"]
 
-# Messages of one connection that wait for Redis before its reading pauses.
-MAX_UNACKNOWLEDGED = 256
+# What of one connection may wait for Redis before its reading pauses: 256 messages, or fewer larger ones, so that one
+# client cannot fill the worker's outbox.
+UNACKNOWLEDGED_LIMIT = 256 * 1024
+LEAST_COST = 1024
 
 
 class _RoomConvertor(Convertor[str]):
@@ -80,15 +83,16 @@ class RawConnection:
         if self._bucket is not None and not self._bucket.take():
             self.wire.close(Disconnects.TOO_MANY_MESSAGES)
             return
-        self._unacknowledged += 1
-        if self._unacknowledged == MAX_UNACKNOWLEDGED:
+        cost = max(len(payload), LEAST_COST)
+        self._unacknowledged += cost
+        if self._unacknowledged >= UNACKNOWLEDGED_LIMIT:
             self.wire.pause_reading()
         sent = self._hub.send(self._room, Publication(payload, text, self.id))
-        sent.add_done_callback(self._acknowledged)
+        sent.add_done_callback(partial(self._acknowledged, cost))
 
-    def _acknowledged(self, sent: asyncio.Future[None]) -> None:
-        self._unacknowledged -= 1
-        if self._unacknowledged == MAX_UNACKNOWLEDGED // 2:
+    def _acknowledged(self, cost: int, sent: asyncio.Future[None]) -> None:
+        self._unacknowledged -= cost
+        if self._unacknowledged < UNACKNOWLEDGED_LIMIT // 2:
             self.wire.resume_reading()
         if (error := sent.exception()) is not None:
             self._hub.unsent.add()

@@ -231,6 +231,13 @@ def test_what_the_api_refuses(status: int, key: str | None, body: object) -> Non
         assert client.post("/rt/api/publish", content=content, headers=headers).status_code == status
 
 
+def test_a_huge_body_is_refused_before_it_is_parsed() -> None:
+    """The key is checked after the body was read, so the size of the body has an end of its own."""
+    with TestClient(application(Hub(Settings(api_key="key", max_message_size=100)))) as client:
+        answer = client.post("/rt/api/publish", content=b"[" + b"1," * 100_000, headers={"X-API-Key": "wrong"})
+    assert answer.status_code == 413
+
+
 def test_without_a_key_the_api_is_off() -> None:
     """No HUB_API_KEY, or an empty one: nobody can publish, not even with an empty key."""
     for hub in (Hub(Settings()), Hub(Settings(api_key=""))):

@@ -61,8 +61,9 @@ def test_a_repeating_event_is_logged_once_a_minute(caplog: pytest.LogCaptureFixt
 @pytest.mark.parametrize("style", ["text", "json"])
 def test_log_lines(style: str, capsys: pytest.CaptureFixture[str]) -> None:
     """One line an event, in the chosen shape, secrets taken out."""
-    root = logging.getLogger()
+    root, server = logging.getLogger(), logging.getLogger("uvicorn.error")
     before = root.handlers[:], root.level
+    server_level = server.level
     try:
         configure(style, "info")  # type: ignore[arg-type]
         logging.getLogger("hub.test").info("hello /ws?token=%s", "x" * 3)
@@ -70,6 +71,7 @@ def test_log_lines(style: str, capsys: pytest.CaptureFixture[str]) -> None:
     finally:
         root.handlers[:], level = before
         root.setLevel(level)
+        server.setLevel(server_level)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert "s3cret" not in lines[1]
