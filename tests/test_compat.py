@@ -330,7 +330,8 @@ async def test_without_disconnect_nothing_leaks(ws: str, monkeypatch: pytest.Mon
             assert hub.registry.subscribers == 1
             await client.send("1")
             await client.wait_closed()
-            await eventually(lambda: hub.registry.subscribers == 0)
+            # At once or with the next collection: what else refers to the connection is not the manager's to say.
+            await eventually(lambda: hub.registry.subscribers == 0 or gc.collect() is None)
         assert manager.active_connections == []
         await eventually(lambda: not [t for t in asyncio.all_tasks() if t.get_name() == "hub compat writer"])
     await hub.stop()
