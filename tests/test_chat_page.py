@@ -1,21 +1,25 @@
-"""The chat page in a real browser, over two workers."""
+"""The chat page in a real browser: what it shows, and for whom."""
+
+# ruff: noqa: F811 - a fixture that is imported is named again where a test asks for it
 
 from __future__ import annotations
 
 import asyncio
 import json
 import re
-import socket
 from collections.abc import Iterator
 
 import pytest
 import websockets
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Page, expect
 
 from tests.support.browser import browser  # noqa: F401
+from tests.support.chat_page import Visit, contrast, delivered, online, say, visit  # noqa: F401
 from tests.support.server import HubProcess, hub_serve
 
 pytestmark = pytest.mark.browser
+
+HELLO = '{"hub": {"hello": {"node": "abcdef12", "worker": 7, "room": "x"}}}'
 
 
 @pytest.fixture(scope="module")
@@ -24,30 +28,16 @@ def hub() -> Iterator[HubProcess]:
         yield process
 
 
-async def open_page(browser: Browser, url: str, **context: object) -> Page:  # noqa: F811
-    """A page of its own visitor, online; any error on it fails the test."""
-    page = await (await browser.new_context(**context)).new_page()  # type: ignore[arg-type]
-    page.on("pageerror", lambda error: pytest.fail(f"error on the page: {error}"))
-    await page.goto(url)
-    return page
+# Chat
 
 
-async def online(page: Page) -> None:
-    await expect(page.locator("#state")).to_have_attribute("data-state", "online", timeout=20_000)
-
-
-async def say(page: Page, text: str) -> None:
-    await page.fill("#text", text)
-    await page.press("#text", "Enter")
-
-
-async def test_two_windows_chat_across_workers(hub: HubProcess, browser: Browser) -> None:  # noqa: F811
+async def test_two_windows_chat_across_workers(hub: HubProcess, visit: Visit) -> None:
     """Windows on different workers hear each other; who said it is shown, and one's own counts once relayed."""
     pages: dict[str, Page] = {}
     for _ in range(20):  # the kernel spreads connections as it likes
-        page = await open_page(browser, f"{hub.url}/?room=kitchen")
+        page = await visit(f"{hub.url}/?room=kitchen")
         await online(page)
-        await expect(page.locator("#worker")).to_contain_text("worker")
+        await expect(page.locator("#worker")).to_have_text(re.compile(r"^worker \d+ · node [0-9a-f]{6}$"))
         pages.setdefault(await page.inner_text("#worker"), page)
         if len(pages) == 2:
             break
@@ -56,91 +46,164 @@ async def test_two_windows_chat_across_workers(hub: HubProcess, browser: Browser
     await ann.press("#name", "Enter")
     await say(ann, "hello bob")
     await expect(bob.locator(".message .body").last).to_have_text("hello bob")
-    await expect(bob.locator(".message .who b").last).to_have_text("Ann")
+    await expect(bob.locator(".message .who bdi").last).to_have_text("Ann")
     await say(bob, "hello ann")
     await expect(ann.locator(".message:not(.mine) .body")).to_have_text("hello ann")
-    await expect(ann.locator(".mine .body")).to_have_text("hello bob")
-    await expect(ann.locator(".waiting, .failed")).to_have_count(0)
+    await delivered(ann, 1)
+    await expect(ann.locator(".mine .body")).to_have_attribute("title", re.compile(r"Back from the hub after \d+ ms"))
 
 
-async def test_everything_from_the_network_is_text(hub: HubProcess, browser: Browser) -> None:  # noqa: F811
-    """Markup is shown as it was typed; plain text, foreign JSON and binary of other clients are shown too."""
-    page = await open_page(browser, f"{hub.url}/?room=raw")
+async def test_messages_of_one_person_are_grouped(hub: HubProcess, visit: Visit) -> None:
+    """The name stands once over what one person says in a row, with the time that the message carries."""
+    page = await visit(f"{hub.url}/?room=groups", timezone_id="UTC", locale="en-GB")
     await online(page)
+    at = await page.evaluate("Date.now() - 3600_000")
+    async with websockets.connect(f"{hub.ws_url}/ws/groups") as other:
+        for count, user in enumerate(["eve", "eve", "bob"]):
+            await other.send(json.dumps({"id": str(count), "user": user, "text": user, "at": at}))
+        await expect(page.locator(".message")).to_have_count(3)
+    assert await page.locator(".who:visible bdi").all_inner_texts() == ["eve", "bob"]
+    hour = await page.evaluate(f"new Date({at}).toISOString().slice(11, 16)")
+    assert await page.locator(".who:visible time").first.inner_text() == hour
+
+
+async def test_everything_from_the_network_is_text(hub: HubProcess, visit: Visit) -> None:
+    """Markup is shown as it was typed; text, foreign JSON and binary of other clients, and false greetings too."""
+    page = await visit(f"{hub.url}/?room=raw")
+    await online(page)
+    worker = await page.inner_text("#worker")
+    markup = "<img src=x onerror=document.title='owned'> javascript:alert(1)"
+    odd = ["just text", '{"price": 1}', "null", "[]", '{"hub": 5}', '{"user": {}, "text": "x"}', HELLO]
     async with websockets.connect(f"{hub.ws_url}/ws/raw") as other:
-        markup = "<img src=x onerror=document.title='owned'>"
         await other.send(json.dumps({"id": "1", "user": "<i>eve</i>", "text": markup, "at": 1e300}))
-        await other.send("just text")
-        await other.send('{"price": 1}')
-        await other.send(b"\x00\x01")
-        await expect(page.locator(".body")).to_have_text([markup, "just text", '{"price": 1}', "2 bytes"])
-        await expect(page.locator(".who b").first).to_have_text("<i>eve</i>")
+        for frame in [*odd, b"\x00\xff"]:
+            await other.send(frame)
+        await expect(page.locator(".body")).to_have_text([markup, *odd, "00 ff (2 bytes)"])
+    await expect(page.locator(".who bdi").first).to_have_text("<i>eve</i>")
+    await expect(page.locator(".raw")).to_have_count(len(odd) + 1)
+    await expect(page.locator("#scroll :is(img, i, a)")).to_have_count(0)
     assert await page.title() == "#raw · hub chat"
+    assert await page.inner_text("#worker") == worker
 
 
-async def test_rooms(hub: HubProcess, browser: Browser) -> None:  # noqa: F811
-    """Rooms are addresses: switching changes the address, going back returns, and each has its own messages."""
-    page = await open_page(browser, f"{hub.url}/")
+async def test_addresses_are_links(hub: HubProcess, visit: Visit) -> None:
+    """A web address in a message can be followed, without the full stop after it and without telling where from."""
+    page = await visit(f"{hub.url}/?room=links")
+    await online(page)
+    await say(page, "see https://example.com/a?b=1, or <http://example.org>.")
+    links = page.locator(".body a")
+    await expect(links).to_have_text(["https://example.com/a?b=1", "http://example.org"])
+    await expect(links.first).to_have_attribute("rel", "noopener noreferrer")
+    await expect(page.locator(".body")).to_have_text("see https://example.com/a?b=1, or <http://example.org>.")
+
+
+async def test_reading_older_messages_is_not_disturbed(hub: HubProcess, visit: Visit) -> None:
+    """Who scrolled up stays there and is told of news; a press brings the newest, and then the log follows."""
+    page = await visit(f"{hub.url}/?room=scroll")
+    await online(page)
+    async with websockets.connect(f"{hub.ws_url}/ws/scroll?echo=0") as other:
+        for count in range(60):
+            await other.send(f"line {count}")
+        await expect(page.locator(".body").last).to_be_in_viewport()
+        await page.hover("#scroll")
+        await page.mouse.wheel(0, -100_000)
+        await expect(page.locator(".body").first).to_be_in_viewport()
+        await other.send("news")
+        await expect(page.locator("#newer")).to_be_visible()
+        await expect(page.locator(".body").first).to_be_in_viewport()
+        await page.click("#newer")
+        await expect(page.locator(".body").last).to_be_in_viewport()
+        await expect(page.locator("#newer")).to_be_hidden()
+
+
+# Rooms and names
+
+
+async def test_rooms(hub: HubProcess, visit: Visit) -> None:
+    """Rooms are addresses: going to one changes the address, going back returns, and each has its own messages."""
+    page = await visit(f"{hub.url}/")
     await online(page)
     await expect(page.locator("#title")).to_have_text("lobby")
     await page.fill("#room", "räum & co/1")
     await page.press("#room", "Enter")
-    await online(page)
     await expect(page.locator("#title")).to_have_text("räum & co/1")
-    await say(page, "only here")
-    await expect(page.locator(".waiting")).to_have_count(0)
+    await online(page)
     async with websockets.connect(f"{hub.ws_url}/ws/r%C3%A4um%20%26%20co%2F1") as other:
-        await say(page, "and there")
-        assert json.loads(await asyncio.wait_for(other.recv(), 5))["text"] == "and there"
+        await say(page, "only here")
+        assert json.loads(await asyncio.wait_for(other.recv(), 5))["text"] == "only here"
+    await delivered(page, 1)
     await page.go_back()
     await expect(page.locator("#title")).to_have_text("lobby")
     await expect(page.locator(".message")).to_have_count(0)
     await expect(page.locator("#rooms a")).to_have_count(2)
-
-
-async def test_it_reconnects_and_sends_what_waited(browser: Browser) -> None:  # noqa: F811
-    """A restart of the server is survived; what was typed meanwhile says so, and is sent afterwards."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    with hub_serve("--port", port, "--drain", "0") as first:
-        page = await open_page(browser, f"{first.url}/?room=x")
+    await page.click("text=räum")
+    await expect(page.locator(".mine .body")).to_have_text("only here")
+    await expect(page.locator(".notice")).to_contain_text("what others said meanwhile is not shown")
+    async with websockets.connect(f"{hub.ws_url}/ws/r%C3%A4um%20%26%20co%2F1") as other:
         await online(page)
-    await expect(page.locator("#state")).to_have_attribute("data-state", re.compile("waiting|connecting"))
-    await say(page, "are you there?")
-    await expect(page.locator(".failed .note")).to_contain_text("Not sent: no connection.")
-    with hub_serve("--port", port, "--drain", "0"):
-        await online(page)
-        await expect(page.locator(".failed, .waiting")).to_have_count(0)
-        await expect(page.locator(".mine .body")).to_have_text("are you there?")
+        await other.send("welcome back")
+        await expect(page.locator(".raw .body")).to_have_text("welcome back")
 
 
-async def test_refusals_are_explained(browser: Browser) -> None:  # noqa: F811
-    """A wrong token is not tried again but said; a right one leaves the address bar."""
-    with hub_serve(env={"HUB_TOKEN": "s3cret"}) as hub:
-        page = await open_page(browser, f"{hub.url}/")
-        await expect(page.locator("#state-text")).to_have_text("The token is missing or not valid")
-        await page.goto(f"{hub.url}/?room=x&token=s3cret")
-        await online(page)
-        assert page.url == f"{hub.url}/?room=x"
-        assert "s3cret" not in hub.log
+async def test_the_name_is_kept(hub: HubProcess, visit: Visit) -> None:
+    """A visitor has a name from the start; the one that is chosen is there after a reload, an empty one is not."""
+    page = await visit(f"{hub.url}/")
+    assert re.fullmatch(r"\w+ \w+", await page.input_value("#name"))
+    await page.fill("#name", " Zoë ")
+    await page.press("#name", "Tab")
+    await page.reload()
+    assert await page.input_value("#name") == "Zoë"
+    await page.fill("#name", " ")
+    await page.press("#name", "Tab")
+    assert (await page.input_value("#name")).strip() != ""
 
 
-async def test_phone_and_dark(hub: HubProcess, browser: Browser) -> None:  # noqa: F811
-    """On a phone nothing scrolls sideways, also with a long word; dark is dark."""
-    phone = {"width": 360, "height": 640}
-    page = await open_page(browser, f"{hub.url}/?room=phone", viewport=phone, color_scheme="dark")
+# Everybody
+
+
+async def test_phone(hub: HubProcess, visit: Visit) -> None:
+    """On a phone nothing scrolls sideways, whatever is said in whatever room; rooms and name are behind a button."""
+    page = await visit(f"{hub.url}/?room={'long' * 40}", viewport={"width": 360, "height": 640}, has_touch=True)
     await online(page)
+    await page.get_by_role("button", name="Rooms and name").tap()
+    await page.fill("#name", "N" * 40)
+    await page.press("#name", "Escape")
+    await expect(page.locator("#side")).to_be_hidden()
     await say(page, "x" * 300)
-    await expect(page.locator(".mine .body")).to_have_count(1)
-    assert await page.evaluate("document.documentElement.scrollWidth") == 360
-    red = await page.evaluate("getComputedStyle(document.querySelector('main')).backgroundColor")
-    assert int(re.findall(r"\d+", red)[0]) < 64
+    await delivered(page, 1)
+    assert (
+        await page.evaluate(
+            "[document.documentElement, ...document.querySelectorAll('body, main, .scroll, .bar')]"
+            ".filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.className)"
+        )
+        == []
+    )
+    await expect(page.locator("#send")).to_be_in_viewport(ratio=1)
+    await page.get_by_role("button", name="Rooms and name").tap()
+    await page.locator("#rooms a", has_text="lobby").tap()
+    await expect(page.locator("#side")).to_be_hidden()
+    await expect(page.locator("#title")).to_have_text("lobby")
 
 
-async def test_keyboard(hub: HubProcess, browser: Browser) -> None:  # noqa: F811
-    """Enter sends, Shift+Enter makes a line, Escape clears, and the focus stays in the message."""
-    page = await open_page(browser, f"{hub.url}/?room=keys")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_light_and_dark(hub: HubProcess, visit: Visit, scheme: str) -> None:
+    """The page follows the system's colours, and what it says can be read in both."""
+    page = await visit(f"{hub.url}/?room={scheme}", color_scheme=scheme)
+    await online(page)
+    await say(page, "hello")
+    await delivered(page, 1)
+    ground = await page.evaluate("getComputedStyle(document.querySelector('main')).backgroundColor")
+    assert (int(re.findall(r"\d+", ground)[0]) > 128) == (scheme == "light")
+    for text in [".who bdi", "time", "#state", "#worker", "#copy"]:
+        assert await contrast(page, text, "main") >= 4.5, text
+    assert await contrast(page, ".label", ".side") >= 4.5
+    assert await contrast(page, ".mine .body", ".mine .body") >= 4.5
+    assert await contrast(page, "#send", "#send") >= 4.5
+
+
+async def test_keyboard(hub: HubProcess, visit: Visit) -> None:
+    """Enter sends, Shift+Enter makes a line, Escape comes back to the message and loses none of it."""
+    page = await visit(f"{hub.url}/?room=keys")
     await online(page)
     assert await page.evaluate("document.activeElement.id") == "text"
     await page.keyboard.type("one")
@@ -149,6 +212,48 @@ async def test_keyboard(hub: HubProcess, browser: Browser) -> None:  # noqa: F81
     await page.keyboard.press("Enter")
     await expect(page.locator(".mine .body")).to_have_text("one\ntwo", use_inner_text=True)
     await page.keyboard.type("draft")
+    await page.focus("#room")
     await page.keyboard.press("Escape")
-    assert await page.input_value("#text") == ""
-    assert await page.evaluate("[...document.querySelectorAll('input,textarea')].every(i => i.labels.length)")
+    assert await page.evaluate("document.activeElement.id") == "text"
+    await page.keyboard.press("Escape")
+    assert await page.input_value("#text") == "draft"
+    await page.keyboard.press("Control+A")
+    await page.keyboard.type("   ")
+    await page.keyboard.press("Enter")
+    await delivered(page, 1)
+
+
+async def test_a_screen_reader_is_told(hub: HubProcess, visit: Visit) -> None:
+    """The log, the state and every control have a role and a name; the countdown is not read out each second."""
+    page = await visit(f"{hub.url}/?room=a11y")
+    await online(page)
+    await say(page, "hello")
+    log = page.get_by_role("log", name="Messages")
+    await expect(log).to_have_attribute("aria-live", "polite")
+    await expect(log.get_by_role("list").get_by_role("listitem")).to_have_count(1)
+    await expect(page.get_by_role("status").first).to_contain_text("online")
+    await expect(page.get_by_role("link", name="a11y")).to_have_attribute("aria-current", "page")
+    for name in ["Message", "Go to another room", "Your name"]:
+        await expect(page.get_by_role("textbox", name=name, exact=True)).to_be_visible()
+    unnamed = "[...document.querySelectorAll('input, textarea')].filter((e) => !e.labels.length && !e.ariaLabel).length"
+    assert await page.evaluate(unnamed) == 0
+    await expect(page.locator("#state #countdown")).to_have_attribute("aria-hidden", "true")
+
+
+async def test_less_motion(hub: HubProcess, visit: Visit) -> None:
+    """Nothing moves for somebody who asked the system for less motion."""
+    page = await visit(f"{hub.url}/?room=calm", reduced_motion="reduce")
+    await online(page)
+    await say(page, "hello")
+    await delivered(page, 1)
+    assert await page.evaluate("document.getAnimations().length") == 0
+    assert await page.evaluate("getComputedStyle(document.querySelector('.message')).animationName") == "none"
+
+
+async def test_nothing_is_loaded_from_elsewhere(hub: HubProcess, visit: Visit) -> None:
+    """The page, its script and its style come from the hub, and the page has no inline code."""
+    page = await visit(f"{hub.url}/")
+    await online(page)
+    loaded = await page.evaluate("performance.getEntriesByType('resource').map(({name}) => new URL(name).origin)")
+    assert set(loaded) == {hub.url}
+    assert await page.locator("script:not([src]), style, [style]:not(textarea), [onclick]").count() == 0

@@ -1,266 +1,34 @@
-// The chat page: one WebSocket, no library.
-//
-// A message is JSON text {id, user, text, at}. Our own counts as delivered when it comes back through the hub, so what
-// the page shows as sent has been through Redis. Whatever else arrives in a room is shown as it is.
+// The chat page: rooms, a name, a log and a text box around one WebSocket. No library.
+
+import { Connection } from "./connection.js";
+import { readFrame } from "./frames.js";
+import { element } from "./render.js";
+import { Room } from "./room.js";
+
+const MOST_ROOMS = 12;
+const NEAR_END = 80;
 
 const $ = (id) => document.getElementById(id);
 
-// Codes after which the same attempt would be refused again.
-const TERMINAL = { 4400: "This room name is not allowed", 4401: "The token is missing or not valid" };
-const FIRST_DELAY = 500;
-const LONGEST_DELAY = 20000;
-const GROUP_WITHIN = 5 * 60 * 1000;
-const DELIVERY_TIMEOUT = 10000;
-const MOST_MESSAGES = 500;
+// Storage: private windows may refuse it, and the page works without.
 
-const here = new URL(location.href);
-const token = here.searchParams.get("token");
-if (token !== null) {
-  // A secret has no business in the address bar, the history or a shared link.
-  here.searchParams.delete("token");
-  history.replaceState(null, "", here);
-}
-
-const store = {
-  read(key, fallback) {
-    try {
-      return JSON.parse(localStorage.getItem(`hub.${key}`)) ?? fallback;
-    } catch {
-      return fallback;
-    }
-  },
-  write(key, value) {
-    try {
-      localStorage.setItem(`hub.${key}`, JSON.stringify(value));
-    } catch {
-      // Private windows may refuse; the page works without.
-    }
-  },
-};
-
-// The connection
-
-class Connection {
-  constructor({ onState, onMessage }) {
-    this.onState = onState;
-    this.onMessage = onMessage;
-    this.socket = null;
-    this.attempts = 0;
-    this.timer = null;
-    addEventListener("online", () => this.retryNow());
-  }
-
-  open(room) {
-    clearTimeout(this.timer);
-    this.room = room;
-    const last = this.socket;
-    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    const path = `${document.documentElement.dataset.ws}/${encodeURIComponent(room)}`;
-    const query = new URLSearchParams({ hello: "1", ...(token === null ? {} : { token }) });
-    this.onState("connecting", "connecting");
-    const socket = new WebSocket(`${scheme}//${location.host}${path}?${query}`);
-    this.socket = socket;
-    last?.close(1000);
-    socket.onopen = () => {
-      if (socket !== this.socket) return;
-      this.attempts = 0;
-      this.onState("online", "online");
-    };
-    socket.onmessage = (event) => socket === this.socket && this.onMessage(event.data);
-    socket.onclose = (event) => socket === this.socket && this.closed(event);
-  }
-
-  closed(event) {
-    this.socket = null;
-    if (event.code in TERMINAL) {
-      this.onState("refused", TERMINAL[event.code]);
-      return;
-    }
-    // Full jitter: a thousand windows that lost the same worker must not come back in step.
-    const ceiling = Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** this.attempts);
-    this.attempts += 1;
-    this.retryAt = Date.now() + Math.random() * ceiling;
-    this.countdown(event.reason);
-  }
-
-  countdown(reason) {
-    const left = this.retryAt - Date.now();
-    if (left <= 0) {
-      this.open(this.room);
-      return;
-    }
-    const seconds = Math.ceil(left / 1000);
-    this.onState("waiting", `${reason ? `${reason}; ` : ""}reconnecting in ${seconds} s`);
-    this.timer = setTimeout(() => this.countdown(reason), Math.min(left, 1000));
-  }
-
-  retryNow() {
-    if (this.socket === null && this.room !== undefined) {
-      clearTimeout(this.timer);
-      this.open(this.room);
-    }
-  }
-
-  get online() {
-    return this.socket?.readyState === WebSocket.OPEN;
-  }
-
-  send(data) {
-    this.socket.send(data);
-  }
-}
-
-// The log
-
-const pending = new Map();
-// Ids of what was shown: a message sent again after a reconnect may have arrived the first time.
-const seen = new Set();
-let lastShown = null;
-
-function element(tag, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(tag), properties);
-  node.append(...children);
-  return node;
-}
-
-function nearEnd() {
-  const box = $("scroll");
-  return box.scrollHeight - box.scrollTop - box.clientHeight < 80;
-}
-
-function toEnd() {
-  $("scroll").scrollTop = $("scroll").scrollHeight;
-  $("newer").hidden = true;
-}
-
-function show({ user, text, at, mine = false, raw = false }) {
-  const follow = mine || nearEnd();
-  const when = new Date(at);
-  const time = element("time", { dateTime: when.toISOString(), title: when.toLocaleString() });
-  time.append(when.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }));
-  const who = element("div", { className: "who" }, element("b", {}, user), time);
-  const item = element("li", { className: "message" }, who, element("div", { className: "body", dir: "auto" }, text));
-  item.classList.toggle("mine", mine);
-  item.classList.toggle("raw", raw);
-  const together = lastShown && lastShown.user === user && lastShown.mine === mine && at - lastShown.at < GROUP_WITHIN;
-  item.classList.toggle("more", Boolean(together));
-  lastShown = { user, mine, at };
-  $("log").append(item);
-  while ($("log").childElementCount > MOST_MESSAGES) $("log").firstElementChild.remove();
-  $("empty").hidden = true;
-  if (follow) toEnd();
-  else $("newer").hidden = false;
-  return item;
-}
-
-function clearLog() {
-  for (const { timer } of pending.values()) clearTimeout(timer);
-  pending.clear();
-  lastShown = null;
-  $("log").replaceChildren();
-  $("empty").hidden = false;
-  $("newer").hidden = true;
-}
-
-// Sending
-
-function newId() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-function say(text) {
-  const message = { id: newId(), user: $("name").value.trim() || "somebody", text, at: Date.now() };
-  const entry = { message, item: show({ ...message, mine: true }), timer: null };
-  pending.set(message.id, entry);
-  transmit(entry);
-}
-
-function transmit(entry) {
-  mark(entry, "waiting", "");
-  if (!connection.online) {
-    fail(entry, "Not sent: no connection.");
-    return;
-  }
-  connection.send(JSON.stringify(entry.message));
-  clearTimeout(entry.timer);
-  entry.timer = setTimeout(() => fail(entry, "No answer from the hub."), DELIVERY_TIMEOUT);
-}
-
-function fail(entry, why) {
-  clearTimeout(entry.timer);
-  const retry = element("button", { type: "button", onclick: () => transmit(entry) }, "Send again");
-  mark(entry, "failed", `${why} `, retry);
-}
-
-function mark(entry, state, ...note) {
-  entry.item.classList.toggle("waiting", state === "waiting");
-  entry.item.classList.toggle("failed", state === "failed");
-  entry.item.querySelector(".note")?.remove();
-  if (note.join("")) entry.item.append(element("div", { className: "note" }, ...note));
-}
-
-// Receiving
-
-function parse(data) {
+function recall(storage, key, fallback) {
   try {
-    const value = JSON.parse(data);
-    return value !== null && typeof value === "object" ? value : {};
+    return JSON.parse(window[storage].getItem(`hub.${key}`)) ?? fallback;
   } catch {
-    return {};
+    return fallback;
   }
 }
 
-function receive(data) {
-  if (typeof data !== "string") {
-    show({ user: "binary message", text: `${data.size} bytes`, at: Date.now(), raw: true });
-    return;
-  }
-  const value = parse(data);
-  if (value.hub) receiveFromHub(value.hub);
-  else if (typeof value.text === "string" && typeof value.user === "string") receiveMessage(value);
-  else show({ user: "raw message", text: data, at: Date.now(), raw: true });
-}
-
-function receiveMessage({ id, user, text, at }) {
-  const entry = pending.get(id);
-  if (entry !== undefined) {
-    clearTimeout(entry.timer);
-    pending.delete(id);
-    seen.add(id);
-    mark(entry, "delivered");
-    return;
-  }
-  if (typeof id === "string") {
-    if (seen.has(id)) return;
-    seen.add(id);
-    if (seen.size > 2 * MOST_MESSAGES) seen.delete(seen.values().next().value);
-  }
-  show({ user: user.slice(0, 80) || "somebody", text, at: Number.isFinite(at) && at < 8e15 && at > 0 ? at : Date.now() });
-}
-
-function receiveFromHub({ hello, error }) {
-  if (hello) {
-    $("worker").textContent = `worker ${hello.worker} · node ${String(hello.node).slice(0, 6)}`;
-    $("worker").dataset.worker = hello.worker;
-  }
-  if (error) {
-    // The hub answers in order: the oldest that waits is the one.
-    const entry = [...pending.values()].find(({ item }) => item.classList.contains("waiting"));
-    if (entry) fail(entry, `Not delivered: ${error.message}.`);
+function keep(storage, key, value) {
+  try {
+    window[storage].setItem(`hub.${key}`, JSON.stringify(value));
+  } catch {
+    // See above.
   }
 }
 
-// Rooms
-
-const connection = new Connection({
-  onState(state, text) {
-    $("state").dataset.state = state;
-    if ($("state-text").textContent !== text) $("state-text").textContent = text;
-    if (state !== "online") $("worker").textContent = "";
-    if (state === "online") for (const entry of pending.values()) transmit(entry);
-  },
-  onMessage: receive,
-});
+// The address of the page
 
 const roomOf = (url) => url.searchParams.get("room") || "lobby";
 
@@ -270,20 +38,137 @@ function addressOf(room) {
   return url;
 }
 
-function enter(room) {
-  document.title = `#${room} · hub chat`;
-  $("title").textContent = room;
-  const rooms = [room, ...store.read("rooms", ["lobby"]).filter((other) => other !== room)].slice(0, 12);
-  store.write("rooms", rooms);
-  $("rooms").replaceChildren(...[...rooms].sort().map((name) => roomLink(name, room)));
-  clearLog();
-  connection.attempts = 0;
-  connection.open(room);
+function takeToken() {
+  const url = new URL(location.href);
+  const token = url.searchParams.get("token");
+  if (token === null) return recall("sessionStorage", "token", null);
+  // A secret has no business in the address bar, the history or a shared link. The window keeps it for a reload.
+  url.searchParams.delete("token");
+  history.replaceState(null, "", url);
+  keep("sessionStorage", "token", token);
+  return token;
 }
 
-function roomLink(name, current) {
-  const link = element("a", { href: addressOf(name) }, name);
-  if (name === current) link.setAttribute("aria-current", "page");
+let token = takeToken();
+
+function socketAddress(room) {
+  const url = new URL(`${document.documentElement.dataset.ws}/${encodeURIComponent(room)}`, document.baseURI);
+  url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+  url.search = new URLSearchParams({ hello: "1", ...(token ? { token } : {}) });
+  return url;
+}
+
+// Connection state
+
+function showState({ state, seconds, code, why, failures }) {
+  $("state").dataset.state = state;
+  const texts = { waiting: navigator.onLine ? "reconnecting" : "offline", refused: "not connected" };
+  setText("state-text", texts[state] ?? state);
+  // Apart, because a screen reader should not count aloud.
+  setText("countdown", seconds ? `in ${seconds} s` : "");
+  if (state !== "online") $("worker").textContent = "";
+  // The first try again is often enough; what is said of a failure stays until the next success.
+  if (state === "online") $("trouble").hidden = true;
+  if (why && (state === "refused" || failures > 1 || !navigator.onLine)) showTrouble(why, state, code);
+  if (state === "refused") forgetRefused(code);
+}
+
+function setText(id, text) {
+  if ($(id).textContent !== text) $(id).textContent = text;
+}
+
+function showTrouble(why, state, code) {
+  setText("why", why);
+  $("retry").hidden = state !== "waiting";
+  $("token-form").hidden = code !== 4401;
+  $("to-lobby").hidden = code !== 4400;
+  $("trouble").hidden = false;
+}
+
+function forgetRefused(code) {
+  if (code === 4401) keep("sessionStorage", "token", null);
+  if (code === 4400) keepRooms(recentRooms().filter((name) => name !== room.name));
+}
+
+function showWorker({ node, worker }) {
+  $("worker").textContent = `worker ${worker} · node ${String(node).slice(0, 6)}`;
+}
+
+// The log
+
+let following = true;
+let scrolling = false;
+let unread = 0;
+
+function shown(where, mine, notice) {
+  if (where !== room) return;
+  $("empty").hidden = true;
+  if (mine) following = true;
+  if (following) follow();
+  else if (!notice) $("newer").hidden = false;
+  if (document.hidden && !mine && !notice) unread += 1;
+  showTitle();
+}
+
+// Once a frame: a flood of messages must not lay out the page for each.
+function follow() {
+  if (scrolling) return;
+  scrolling = true;
+  requestAnimationFrame(() => {
+    scrolling = false;
+    if (following) toEnd();
+  });
+}
+
+function toEnd() {
+  $("scroll").scrollTop = $("scroll").scrollHeight;
+  $("newer").hidden = true;
+  following = true;
+}
+
+function scrolled() {
+  const box = $("scroll");
+  following = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR_END;
+  if (following) $("newer").hidden = true;
+}
+
+function showTitle() {
+  document.title = `${unread > 0 ? `(${unread}) ` : ""}#${room.name} · hub chat`;
+}
+
+// Rooms
+
+const rooms = new Map();
+let room = null;
+
+const connection = new Connection({
+  address: socketAddress,
+  onState(state) {
+    showState(state);
+    if (state.state === "online") room.joined();
+  },
+  onFrame(data, first) {
+    const frame = readFrame(data);
+    if (first && frame.kind === "hello") showWorker(frame);
+    else room.receive(frame);
+  },
+  onLost: (code) => room.lost(code),
+});
+
+function recentRooms() {
+  const names = recall("localStorage", "rooms", ["lobby"]);
+  return Array.isArray(names) ? names.filter((name) => typeof name === "string") : ["lobby"];
+}
+
+function keepRooms(names) {
+  keep("localStorage", "rooms", names);
+  // By name, so that they do not move under the pointer.
+  $("rooms").replaceChildren(...[...names].sort((a, b) => a.localeCompare(b)).map(roomLink));
+}
+
+function roomLink(name) {
+  const link = element("a", { href: addressOf(name), dir: "auto", title: name }, name);
+  if (name === room.name) link.setAttribute("aria-current", "page");
   link.onclick = (event) => {
     if (event.metaKey || event.ctrlKey || event.shiftKey) return;
     event.preventDefault();
@@ -292,19 +177,46 @@ function roomLink(name, current) {
   return element("li", {}, link);
 }
 
-function go(room) {
-  history.pushState(null, "", addressOf(room));
-  enter(room);
-  $("text").focus();
+function enter(name) {
+  // While the room that is left is still the current one, because it is told.
+  connection.leave();
+  room = rooms.get(name) ?? new Room(name, { connection, onShown: shown });
+  rooms.set(name, room);
+  $("title").textContent = $("title").title = name;
+  $("scroll").replaceChildren(room.list, $("empty"));
+  $("empty").hidden = room.list.childElementCount > 0;
+  $("trouble").hidden = true;
+  keepRooms([name, ...recentRooms().filter((other) => other !== name)].slice(0, MOST_ROOMS));
+  toEnd();
+  showTitle();
+  connection.open(name);
 }
 
-// The page
-
-function fit() {
-  const text = $("text");
-  text.style.height = "auto";
-  text.style.height = `${text.scrollHeight + 2}px`;
+function go(name) {
+  if ($("side").matches(":popover-open")) $("side").hidePopover();
+  if (name !== room.name) {
+    history.pushState(null, "", addressOf(name));
+    enter(name);
+  }
+  focusText();
 }
+
+// On a touch screen the focus brings up the keyboard, over half of the page.
+function focusText() {
+  if (matchMedia("(hover: hover)").matches) $("text").focus();
+}
+
+async function copyLink() {
+  await navigator.clipboard.writeText(addressOf(room.name).href);
+  $("copy").textContent = "Copied";
+  setText("told", "The address of this room is copied.");
+  setTimeout(() => {
+    $("copy").textContent = "Copy link";
+    setText("told", "");
+  }, 2000);
+}
+
+// The name
 
 function suggestName() {
   const pick = (words) => words[Math.floor(Math.random() * words.length)];
@@ -312,39 +224,91 @@ function suggestName() {
   return `${manner} ${pick(["Otter", "Heron", "Fox", "Lynx", "Wren", "Hare", "Seal", "Finch"])}`;
 }
 
-$("name").value = store.read("name", "") || suggestName();
-store.write("name", $("name").value);
-$("name").onchange = () => store.write("name", $("name").value.trim());
-$("name").onkeydown = (event) => event.key === "Enter" && $("text").focus();
+function rename() {
+  $("name").value = $("name").value.trim() || suggestName();
+  keep("localStorage", "name", $("name").value);
+}
 
-$("room-form").onsubmit = (event) => {
-  event.preventDefault();
-  const room = $("room").value.trim();
-  $("room").value = "";
-  if (room) go(room);
-};
+// The text box
 
-$("compose").onsubmit = (event) => {
-  event.preventDefault();
-  const text = $("text").value.trim();
+function newId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function submit() {
+  const text = $("text").value.replace(/^\s*\n|\s+$/g, "");
   $("text").value = "";
   fit();
-  if (text) say(text);
+  if (text) room.say({ id: newId(), user: $("name").value.trim() || "somebody", text, at: Date.now() });
   $("text").focus();
-};
+}
 
-$("text").onkeydown = (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+function typed(event) {
+  // An Enter that chooses a word of an input method is not ours; Safari says so only with 229.
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+  event.preventDefault();
+  submit();
+}
+
+function fit() {
+  const { style } = $("text");
+  style.height = "auto";
+  style.height = `${$("text").scrollHeight + 2}px`;
+}
+
+function escape() {
+  if ($("side").matches(":popover-open")) return;
+  if (document.activeElement === $("name")) $("name").value = recall("localStorage", "name", $("name").value);
+  toEnd();
+  $("text").focus();
+}
+
+// Events
+
+function onSubmit(id, action) {
+  $(id).onsubmit = (event) => {
     event.preventDefault();
-    $("compose").requestSubmit();
-  } else if (event.key === "Escape") {
-    $("text").value = "";
-    fit();
-  }
-};
-$("text").oninput = fit;
-$("newer").onclick = toEnd;
-$("scroll").onscroll = () => nearEnd() && ($("newer").hidden = true);
-onpopstate = () => enter(roomOf(new URL(location.href)));
+    action();
+  };
+}
 
-enter(roomOf(here));
+onSubmit("compose", submit);
+onSubmit("name-form", focusText);
+onSubmit("room-form", () => {
+  const name = $("room").value.trim();
+  $("room").value = "";
+  if (name) go(name);
+});
+onSubmit("token-form", () => {
+  token = $("token").value.trim();
+  keep("sessionStorage", "token", token);
+  $("token").value = "";
+  connection.open(room.name);
+});
+
+$("text").onkeydown = typed;
+$("text").oninput = fit;
+$("name").onchange = rename;
+$("newer").onclick = toEnd;
+$("scroll").onscroll = scrolled;
+$("retry").onclick = () => connection.retryNow();
+$("to-lobby").onclick = () => go("lobby");
+$("copy").onclick = copyLink;
+// Only pages from https: or localhost have it.
+$("copy").hidden = navigator.clipboard === undefined;
+
+document.addEventListener("keydown", (event) => event.key === "Escape" && escape());
+document.addEventListener("visibilitychange", () => {
+  unread = 0;
+  showTitle();
+});
+addEventListener("popstate", () => enter(roomOf(new URL(location.href))));
+addEventListener("beforeunload", (event) => {
+  if ([...rooms.values()].some(({ outbox }) => outbox.size > 0)) event.preventDefault();
+});
+// The text box grows, the keyboard of a phone comes up: the newest message stays in sight.
+new ResizeObserver(() => following && toEnd()).observe($("scroll"));
+
+$("name").value = String(recall("localStorage", "name", ""));
+rename();
+enter(roomOf(new URL(location.href)));
