@@ -1,0 +1,142 @@
+"""What deploy/nginx.conf does with a request, seen by servers in the place of the replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+
+from hub.config import Settings
+from tests.support import needs
+from tests.support.cluster import ROOT, Proxy, fixed_port, running_nginx
+from tests.support.waiting import eventually
+
+HANDSHAKE = "Connection: Upgrade\r\nUpgrade: websocket\r\nOrigin: http://chat.example:8080\r\n"
+TOKEN = "token=s3cret"
+
+
+class Backend:
+    """Answers every request with one status and keeps the requests."""
+
+    def __init__(self, status: int) -> None:
+        self.port = fixed_port()
+        self.requests: list[str] = []
+        self._open = 0
+        self._answer = f"HTTP/1.1 {status} Whatever\r\nContent-Length: 0\r\n\r\n".encode()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Leave it after nginx, which ends the connections."""
+        async with await asyncio.start_server(self._serve, "127.0.0.1", self.port):
+            yield
+            await eventually(lambda: not self._open)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open += 1
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                if length := re.search(r"^Content-Length: (\d+)", head, re.MULTILINE):
+                    await reader.readexactly(int(length[1]))
+                self.requests.append(head)
+                writer.write(self._answer)
+        writer.close()
+        self._open -= 1
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the last request, with lower-case names."""
+        lines = self.requests[-1].strip().split("\r\n")[1:]
+        return {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+
+
+@contextlib.asynccontextmanager
+async def proxied(*statuses: int) -> AsyncIterator[tuple[Proxy, list[Backend]]]:
+    """nginx in front of backends with these statuses; status 0 is one that is down."""
+    backends = [Backend(status) for status in statuses]
+    async with contextlib.AsyncExitStack() as stack:
+        for backend, status in zip(backends, statuses, strict=True):
+            if status:
+                await stack.enter_async_context(backend.running())
+        upstreams = {f"hub{number}": backend.port for number, backend in enumerate(backends, 1)}
+        yield stack.enter_context(running_nginx(needs.nginx(), upstreams)), backends
+
+
+async def request(proxy: Proxy, line: str, headers: str = "", body: bytes = b"") -> int:
+    """The status of nginx's answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    length = f"Content-Length: {len(body)}\r\n" if body else ""
+    writer.write(f"{line} HTTP/1.1\r\nHost: chat.example:8080\r\n{headers}{length}\r\n".encode() + body)
+    async with asyncio.timeout(10):
+        status = int((await reader.readline()).split()[1])
+    writer.close()
+    await writer.wait_closed()
+    return status
+
+
+async def test_a_handshake_arrives_as_it_was_sent() -> None:
+    """The upgrade, the host with its port, the origin and the query reach the hub; the address is the client's own."""
+    async with proxied(200, 200, 200) as (proxy, backends):
+        spoofed = "X-Forwarded-For: 6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nX-Forwarded-Proto: https\r\n"
+        assert await request(proxy, f"GET /ws/room?{TOKEN}", HANDSHAKE + spoofed) == 200
+        (backend,) = (backend for backend in backends if backend.requests)
+        assert backend.requests[0].startswith(f"GET /ws/room?{TOKEN} HTTP/1.1\r\n")
+        expected = {
+            "upgrade": "websocket",
+            "connection": "upgrade",
+            "host": "chat.example:8080",
+            "origin": "http://chat.example:8080",
+            "x-forwarded-for": "127.0.0.1",
+            "x-real-ip": "127.0.0.1",
+            "x-forwarded-proto": "http",
+        }
+        assert {name: backend.headers[name] for name in expected} == expected
+
+
+async def test_plain_requests_keep_the_connection_to_the_replica() -> None:
+    """They carry neither an upgrade nor a `Connection: close`."""
+    async with proxied(200, 200, 200) as (proxy, backends):
+        assert await request(proxy, "GET /") == 200
+        (backend,) = (backend for backend in backends if backend.requests)
+        assert not backend.headers.keys() & {"upgrade", "connection"}
+
+
+@pytest.mark.parametrize("broken", [0, 503])
+async def test_a_handshake_goes_to_the_next_replica(broken: int) -> None:
+    """One that is down, and one that drains, are passed over; each handshake comes in, and no log has the token."""
+    async with proxied(broken, broken, 200) as (proxy, backends):
+        for _ in range(10):
+            assert await request(proxy, f"GET /ws/room?{TOKEN}", HANDSHAKE) == 200
+        assert len(backends[2].requests) == 10
+        await eventually(lambda: proxy.access_log.count('"GET /ws/room" 200') == 10)
+        assert f"127.0.0.1:{backends[0].port}, " in proxy.access_log
+        assert TOKEN not in proxy.access_log + proxy.error_log
+
+
+async def test_a_publication_is_not_repeated() -> None:
+    """A 503 of one replica is the answer: it may have published all the same."""
+    async with proxied(503, 503, 503) as (proxy, backends):
+        assert await request(proxy, "POST /api/publish", body=b"{}") == 503
+        assert sum(len(backend.requests) for backend in backends) == 1
+
+
+async def test_nothing_is_left_in_the_error_log_when_all_are_down() -> None:
+    """502, and the token is not quoted."""
+    async with proxied(0, 0, 0) as (proxy, _):
+        assert await request(proxy, f"GET /ws/room?{TOKEN}", HANDSHAKE) == 502
+        await eventually(lambda: '"GET /ws/room" 502' in proxy.access_log)
+        assert TOKEN not in proxy.access_log + proxy.error_log
+
+
+def test_idle_clients_outlive_the_timeouts() -> None:
+    """nginx waits longer than the hub takes to notice a dead client by its pings."""
+    text = (ROOT / "deploy/nginx.conf").read_text()
+    waits = [60 * int(minutes) for minutes in re.findall(r"proxy_(?:read|send)_timeout (\d+)m;", text)]
+    fields = Settings.model_fields
+    assert len(waits) == 2
+    assert min(waits) > 2 * (fields["ping_interval"].default + fields["ping_timeout"].default)
+    # uvicorn closes an idle connection after 5 s.
+    assert float(re.findall(r"keepalive_timeout (\d+)s;", text)[0]) < 5
