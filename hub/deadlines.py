@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import Protocol
 
 __all__ = ["Deadlines", "Timed"]
@@ -41,7 +42,7 @@ class Deadlines:
         if self._timer is None:
             self._now = int(self._loop.time() / RESOLUTION)
             self._wind_up()
-        item.due = max(int((self._loop.time() + delay) / RESOLUTION), self._now) + 1
+        item.due = max(math.ceil((self._loop.time() + delay) / RESOLUTION), self._now + 1)
         self._slots.setdefault(item.due, {})[item] = None
 
     def left(self, item: Timed) -> float:

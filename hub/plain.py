@@ -1,7 +1,7 @@
 """A `Wire` on plain ASGI, for every server but our own: hypercorn, granian, daphne, stock uvicorn, TestClient.
 
-Behind `write` stands a queue with the same budget and policies, and one task a connection that sends. Everything works
-here, only slower.
+Behind `write` stands one task a connection that sends, and while it is busy sending a queue with the same budget and
+policies. Everything works here, only slower.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from .config import WireOptions
 from .errors import Disconnect, Disconnects
+from .log import Throttled
 from .protocol.backlog import Backlog
 from .protocol.frames import Opcode, split
 from .wire import Handler
@@ -21,20 +22,42 @@ __all__ = ["PlainWire"]
 
 log = logging.getLogger("hub.wire")
 
+_slow = Throttled(log, logging.WARNING, "%d clients disconnected because they read too slowly")
+_dropped = Throttled(log, logging.WARNING, "%d messages dropped for clients that read too slowly")
+
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+def _discard(chunk: bytes) -> None:
+    """`write` at the end."""
 
 
 class PlainWire:
     """One connection. Implements `hub.wire.Wire`; only data frames may be written."""
 
-    __slots__ = ("_backlog", "_closing", "_options", "_readable", "_receive", "_send", "_stalled", "_waker", "write")
+    __slots__ = (
+        "_backlog",
+        "_closing",
+        "_fresh",
+        "_idle",
+        "_options",
+        "_readable",
+        "_receive",
+        "_send",
+        "_stalled",
+        "_waker",
+        "write",
+    )
 
     def __init__(self, receive: Receive, send: Send, options: WireOptions) -> None:
         self._receive = receive
         self._send = send
         self._options = options
+        # What waits while the writer is busy; what came in this tick while it was idle, so without any limit.
         self._backlog = Backlog(options.slow_budget, options.slow_policy)
+        self._fresh = b""
+        self._idle = False
         self.write: Callable[[bytes], object] = self._enqueue
         # Set by `close`: what the writer says at last.
         self._closing: Disconnect | None = None
@@ -46,22 +69,29 @@ class PlainWire:
         self._readable.set()
 
     def _enqueue(self, chunk: bytes) -> None:
-        if not self._backlog.push(chunk):
-            self.close(Disconnects.SLOW)
+        if self._idle:
+            self._fresh += chunk
+        else:
+            self._keep(chunk)
         self._waker.set()
 
-    def _discard(self, chunk: bytes) -> None:
-        return
+    def _keep(self, chunk: bytes) -> None:
+        dropped = self._backlog.dropped
+        if not self._backlog.push(chunk):
+            _slow.add()
+            self.close(Disconnects.SLOW)
+        elif self._backlog.dropped > dropped:
+            _dropped.add(self._backlog.dropped - dropped)
 
     @property
     def ending(self) -> bool:
         """Whether what is written now would be discarded."""
-        return self.write == self._discard
+        return self.write is _discard
 
     def close(self, disconnect: Disconnect) -> None:
         if self._closing is None:
             self._closing = disconnect
-            self.write = self._discard
+            self.write = _discard
             self._waker.set()
 
     def pause_reading(self) -> None:
@@ -81,9 +111,12 @@ class PlainWire:
             code, reason = first.result()
         except Exception:
             log.exception("unexpected fault in a connection")
+            self.close(Disconnects.INTERNAL)
+            await asyncio.wait((writer,))
+            code, reason = Disconnects.INTERNAL.code, Disconnects.INTERNAL.reason
         finally:
             # Nothing is awaited here: who is cancelled may be cancelled again, as TestClient does it.
-            self.write = self._discard
+            self.write = _discard
             reader.cancel()
             writer.cancel()
             handler.on_close(code, reason)
@@ -95,7 +128,7 @@ class PlainWire:
         """
         try:
             code, reason = await self._write_all()
-            self.write = self._discard
+            self.write = _discard
             if self._stalled:
                 await self._send({"type": "websocket.close", "code": code, "reason": reason})
         except (OSError, RuntimeError):
@@ -103,7 +136,7 @@ class PlainWire:
         except Exception:
             log.exception("unexpected fault in a connection")
         finally:
-            self.write = self._discard
+            self.write = _discard
 
     async def _read(self, handler: Handler) -> tuple[int, str]:
         while True:
@@ -125,30 +158,30 @@ class PlainWire:
         try:
             async with asyncio.timeout(None) as deadline:
                 while True:
-                    await self._write_backlog(deadline)
+                    await self._write_waiting(deadline)
                     if self._closing is not None:
                         break
+                    self._idle = True
                     self._waker.clear()
                     await self._waker.wait()
+                    self._idle = False
                 deadline.reschedule(asyncio.get_running_loop().time() + self._options.close_timeout)
                 closing = self._closing
                 await self._send({"type": "websocket.close", "code": closing.code, "reason": closing.reason})
         except TimeoutError:
             self._stalled = True
+            _slow.add()
             return Disconnects.SLOW.code, Disconnects.SLOW.reason
         except (OSError, RuntimeError):  # the client has gone, in the two ways in which servers say so
             return 1006, ""
         return closing.code, closing.reason
 
-    async def _write_backlog(self, deadline: asyncio.Timeout) -> None:
+    async def _write_waiting(self, deadline: asyncio.Timeout) -> None:
         loop = asyncio.get_running_loop()
-        while self._backlog:
-            for opcode, payload in split(self._backlog.pop()):
+        while self._fresh or self._backlog:
+            chunk, self._fresh = self._fresh or self._backlog.pop(), b""
+            for opcode, payload in split(chunk):
                 deadline.reschedule(loop.time() + self._options.slow_timeout)
-                text = opcode == Opcode.TEXT
-                await self._send(
-                    {"type": "websocket.send", "text": payload.decode()}
-                    if text
-                    else {"type": "websocket.send", "bytes": payload}
-                )
+                data = {"text": payload.decode()} if opcode == Opcode.TEXT else {"bytes": payload}
+                await self._send({"type": "websocket.send", **data})
         deadline.reschedule(None)

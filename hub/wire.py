@@ -417,10 +417,10 @@ class HubProtocol(asyncio.Protocol):
             self.write(frames.ping_frame())
             self._visit_in(self._server.options.ping_timeout)
 
-    def _watch(self) -> None:
-        """Healthy: the next visit is for a ping."""
+    def _watch(self, since: float = 0.0) -> None:
+        """Healthy: the next visit is for a ping. The last one was sent `since` seconds ago."""
         self._pinged = False
-        self._visit_in(self._server.options.ping_interval)
+        self._visit_in(self._server.options.ping_interval - since)
 
     def _visit_in(self, delay: float) -> None:
         """Once the server drains, only `shutdown` decides when the end comes."""
@@ -430,7 +430,7 @@ class HubProtocol(asyncio.Protocol):
     def _check_pong(self) -> None:
         """Any byte proves life: a client that is busy sending may not get to its pong."""
         if self._heard or self._held:
-            self._watch()
+            self._watch(self._server.options.ping_timeout)
         else:
             self._server.silent.add()
             self.close(Disconnects.NO_PONG)

@@ -22,6 +22,8 @@ from tests.support.uvicorn_server import serving
 # Their transports differ in what they raise and when.
 pytestmark = pytest.mark.both_loops
 
+pytestmark = pytest.mark.both_loops
+
 # What the applications below noticed.
 noticed: list[object] = []
 

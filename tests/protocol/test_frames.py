@@ -83,6 +83,28 @@ def test_a_budget_interrupts_and_loses_nothing(sent: list[tuple[int, bytes]]) ->
     assert got == sent
 
 
+@given(messages, st.integers(0, 3))
+def test_a_caller_may_stop(sent: list[tuple[int, bytes]], cut: int) -> None:
+    """Whoever leaves the loop after a message goes on with the next one; `interrupted` says whether there is any."""
+    stream = b"".join(client_frame(*message) for message in sent)
+    parser, got = FrameParser(1000, stream[: len(stream) - cut]), []
+    while parser.interrupted:
+        for event in parser.messages(b"", 100):
+            got.append(event)
+            break
+    got += parser.messages(stream[len(stream) - cut :], 100)
+    assert got == sent
+
+
+def test_a_few_bytes_do_not_keep_a_large_read() -> None:
+    """What is parsed is let go, though the beginning of a frame stays: idle connections must not hold their reads."""
+    parser = FrameParser(200_000)
+    assert len(read(parser, client_frame(2, b"x" * 100_000) + b"\x82")) == 1
+    assert parser._buffer == b"\x82"
+    assert read(parser, client_frame(2, b"y")[1:]) == [(2, b"y")]
+    assert parser._buffer == b""
+
+
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536])
 def test_written_frames_are_those_of_another_implementation(size: int) -> None:
     """Our frames are, byte for byte, those that the websockets library writes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -39,3 +40,13 @@ def run_virtually(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a test's coroutine to its end in virtual time."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(main())
+
+
+def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Decorator of a test that is a coroutine function."""
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **keywords: Any) -> None:
+        run_virtually(lambda: test(*arguments, **keywords))
+
+    return run

@@ -1,0 +1,144 @@
+"""The opening handshake: who is let in, what is answered, and what an application is told of the request."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from uvicorn.config import Config
+from websockets.datastructures import Headers
+from websockets.http11 import Request
+
+from hub.handshake import answer, http_response, websocket_scope
+
+GOOD = {
+    b"Host": b"h",
+    b"Upgrade": b"websocket",
+    b"Connection": b"keep-alive, Upgrade",
+    b"Sec-WebSocket-Key": b"dGhlIHNhbXBsZSBub25jZQ==",
+    b"Sec-WebSocket-Version": b"13",
+}
+
+
+def request(path: bytes = b"/", method: bytes = b"GET", **changed: bytes | None) -> bytes:
+    """A handshake as uvicorn rebuilds it; `None` takes a field out, `Sec_WebSocket_Key` means Sec-WebSocket-Key."""
+    fields = dict(GOOD)
+    for name, value in changed.items():
+        key = name.replace("_", "-").encode()
+        fields.pop(key, None)
+        if value is not None:
+            fields[key] = value
+    head = b"".join(b"%s: %s\r\n" % field for field in fields.items())
+    return b"%s %s HTTP/1.1\r\n%s\r\n" % (method, path, head)
+
+
+def configured(**options: Any) -> Config:
+    config = Config(lambda: None, log_config=None, **{"server_header": False, **options})
+    config.load()
+    return config
+
+
+class Sock:
+    """What uvicorn asks a transport's socket."""
+
+    def getpeername(self) -> tuple[str, int]:
+        return ("10.0.0.1", 1234)
+
+    def getsockname(self) -> tuple[str, int]:
+        return ("10.0.0.2", 80)
+
+
+class Transport(asyncio.Transport):
+    """What uvicorn asks a transport."""
+
+    def __init__(self, *, tls: bool = False) -> None:
+        super().__init__({"socket": Sock(), "sslcontext": object() if tls else None})
+
+
+def scope_of(data: bytes, *, tls: bool = False, **options: Any) -> dict[str, Any]:
+    config = configured(**options)
+    parsed, response = answer(data, config)
+    assert parsed is not None
+    assert response.status_code == 101
+    return websocket_scope(parsed, config, Transport(tls=tls))
+
+
+def test_the_answer() -> None:
+    """101 with the key of RFC 6455 §1.3, no extension, and the headers that uvicorn was told to send."""
+    offer = request(Sec_WebSocket_Extensions=b"permessage-deflate", Sec_WebSocket_Protocol=b"a, b")
+    _, response = answer(offer, configured(headers=[("X-Served-By", "hub")], server_header=True))
+    assert response.status_code == 101
+    assert response.headers["Sec-WebSocket-Accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    assert response.headers["x-served-by"] == "hub"
+    assert response.headers["server"] == "uvicorn"
+    assert "Sec-WebSocket-Extensions" not in response.headers
+    assert "Sec-WebSocket-Protocol" not in response.headers  # the application chooses
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        pytest.param(request(method=b"POST"), 405, id="method"),
+        pytest.param(request(Connection=b"close"), 426, id="connection"),
+        pytest.param(request(Upgrade=b"h2c"), 426, id="upgrade"),
+        pytest.param(request(Sec_WebSocket_Key=None), 400, id="no-key"),
+        pytest.param(request(Sec_WebSocket_Key=b"c2hvcnQ="), 400, id="short-key"),
+        pytest.param(request(Sec_WebSocket_Key=b"\xff\xfe"), 400, id="binary-key"),
+        pytest.param(request(Sec_WebSocket_Version=b"8"), 400, id="version"),
+        pytest.param(request(Sec_WebSocket_Version=None), 400, id="no-version"),
+        pytest.param(request(Origin=b"a").replace(b"Origin: a", b"Origin: a\r\nOrigin: b"), 400, id="two-origins"),
+        pytest.param(request(b"/\xff"), 400, id="path-not-ascii"),
+        pytest.param(request(b"/ /"), 400, id="space-in-path"),
+        pytest.param(request(Content_Length=b"5"), 400, id="body"),
+        pytest.param(request(Transfer_Encoding=b"chunked"), 400, id="chunked-body"),
+        pytest.param(request(X=b"y" * 9000), 400, id="long-line"),
+        pytest.param(request()[:-2], 400, id="unfinished"),
+        pytest.param(b"", 400, id="nothing"),
+        pytest.param(b"\x16\x03\x01" * 100, 400, id="tls"),
+    ],
+)
+def test_refusals(data: bytes, status: int) -> None:
+    """What is not a handshake gets the status that says why, and no exception comes out."""
+    _, response = answer(data, configured())
+    assert response.status_code == status
+    assert response.body
+
+
+def test_scope() -> None:
+    """As the ASGI specification has it: path decoded, all else as it came."""
+    scope = scope_of(request(b"/a%20b/%C3%BC?token=%31&x", Sec_WebSocket_Protocol=b"a,b , c", X_Name=b"caf\xe9"))
+    assert scope["type"] == "websocket"
+    assert scope["scheme"] == "ws"
+    assert (scope["path"], scope["raw_path"], scope["query_string"]) == ("/a b/ü", b"/a%20b/%C3%BC", b"token=%31&x")
+    assert scope["subprotocols"] == ["a", "b", "c"]
+    assert (b"x-name", b"caf\xe9") in scope["headers"]
+    assert (scope["client"], scope["server"]) == (("10.0.0.1", 1234), ("10.0.0.2", 80))
+
+
+def test_scope_behind_a_prefix_and_tls() -> None:
+    """`--root-path` is part of the path, and TLS of the scheme."""
+    scope = scope_of(request(b"/ws"), tls=True, root_path="/rt")
+    assert (scope["root_path"], scope["path"], scope["raw_path"]) == ("/rt", "/rt/ws", b"/rt/ws")
+    assert scope["scheme"] == "wss"
+
+
+def test_header_values_of_older_websockets() -> None:
+    """Before version 17 they were decoded with surrogates; the application gets the same bytes."""
+    headers = Headers()
+    headers.set_insecure("X-Name", b"caf\xe9".decode("ascii", "surrogateescape"))
+    scope = websocket_scope(Request("/", headers), configured(), Transport())
+    assert scope["headers"] == [(b"x-name", b"caf\xe9")]
+
+
+def test_http_response() -> None:
+    """Complete and the connection's last; what the application says stands, except that it would stay open."""
+    assert http_response(403, Headers(), b"") == (
+        b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        b"Connection: close\r\n\r\n"
+    )
+    headers = Headers([("content-type", "text/html"), ("Connection", "keep-alive"), ("Set-Cookie", "a"), ("X", "é")])
+    headers["Set-Cookie"] = "b"
+    response = http_response(499, headers, b"<p>")
+    assert response.startswith(b"HTTP/1.1 499 \r\ncontent-type: text/html\r\nSet-Cookie: a\r\nX: \xe9\r\nSet-Cookie: b")
+    assert response.endswith(b"Content-Length: 3\r\nConnection: close\r\n\r\n<p>")

@@ -1,0 +1,251 @@
+"""The HTTP class as a client meets it, before it becomes a WebSocket or never does: raw bytes, on both event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from fastapi import Request, Response, WebSocket
+
+from hub import http
+from hub.config import WireOptions
+from hub.http import MAX_HEAD_SIZE, HubHttpProtocol
+from hub.protocol.frames import text_frame
+from hub.wire_server import OPTIONS_STATE
+from tests.protocol.test_frames import client_frame
+from tests.support.sockets import HANDSHAKE
+from tests.support.uvicorn_server import serving
+
+pytestmark = pytest.mark.both_loops
+
+TIMEOUT = 0.6
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+
+
+class App:
+    """Answers with what it got; `/wait` when it is told to."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.served: list[str] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            assert (await receive())["type"] == "lifespan.startup"
+            scope["state"][OPTIONS_STATE] = WireOptions(handshake_timeout=TIMEOUT, drain=0)
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+        elif scope["type"] == "websocket":
+            await self._echo(WebSocket(scope, receive, send))
+        else:
+            await self._answer(Request(scope, receive), scope, receive, send)
+
+    async def _echo(self, socket: WebSocket) -> None:
+        await socket.accept()
+        async for text in socket.iter_text():
+            await socket.send_text(text)
+
+    async def _answer(self, request: Request, scope: Any, receive: Any, send: Any) -> None:
+        body = await request.body()
+        if request.url.path == "/wait":
+            await self.go_on.wait()
+        self.served.append(f"{request.method} {request.url.path}")
+        await Response(b"got " + body)(scope, receive, send)
+
+
+class Client:
+    """A raw connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    def send(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def until(self, end: bytes) -> bytes:
+        async with asyncio.timeout(5):
+            return await self._reader.readuntil(end)
+
+    async def rest(self) -> bytes:
+        """Everything up to the end, which may be a reset."""
+        got = b""
+        try:
+            async with asyncio.timeout(5):
+                while part := await self._reader.read(65536):
+                    got += part
+        except ConnectionResetError:
+            pass
+        return got
+
+    async def close(self) -> None:
+        self._writer.transport.abort()
+        await asyncio.sleep(0)
+
+
+class Server:
+    """A running application and its clients."""
+
+    def __init__(self, app: App, port: int, uvicorn: Any) -> None:
+        self.app, self._port, self.uvicorn = app, port, uvicorn
+        self._clients: list[Client] = []
+
+    async def connect(self, data: bytes = b"") -> Client:
+        client = Client(*await asyncio.open_connection("127.0.0.1", self._port))
+        self._clients.append(client)
+        client.send(data)
+        return client
+
+    async def close(self) -> None:
+        for client in self._clients:
+            await client.close()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    """A server with a short handshake timeout."""
+    app = App()
+    async with serving(app, lifespan="on", timeout_keep_alive=30) as (port, uvicorn):
+        running = Server(app, port, uvicorn)
+        yield running
+        await running.close()
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing that a client does is an error of the server."""
+    for throttled in (http._slow, http._invalid):
+        monkeypatch.setattr(throttled, "_next", 0.0)
+    yield
+    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_requests_that_do_not_come_to_their_end(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """Cut off when the time is over, wherever they stopped, and the log says so."""
+    starts = [b"", b"\r\n", b"G", b"GET / HTTP/1.1\r\nHost:", (HANDSHAKE % b"/")[:99]]
+    starts.append(b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nbody")
+    clients = [await server.connect(start) for start in starts]
+    begun = asyncio.get_running_loop().time()
+    assert await asyncio.gather(*(client.rest() for client in clients)) == [b""] * len(starts)
+    assert TIMEOUT - 0.1 < asyncio.get_running_loop().time() - begun < TIMEOUT + 0.6
+    assert "requests cut off because they did not come to their end in time" in caplog.text
+
+
+async def test_byte_by_byte_is_not_in_time(server: Server) -> None:
+    """The time is for the whole request; each byte does not win more of it."""
+    client = await server.connect()
+    for byte in HANDSHAKE % b"/":
+        client.send(bytes([byte]))
+        await asyncio.sleep(0.02)
+        if not server.uvicorn.server_state.connections:
+            break
+    assert await client.rest() == b""
+
+
+async def test_the_next_request_has_its_time_too(server: Server) -> None:
+    """Keep-alive is no way around it: even an empty line starts the clock; without any the connection may wait."""
+    clients = [await server.connect() for _ in range(2)]
+    for wait in (TIMEOUT + 0.6, 0):
+        for client in clients:
+            client.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert (await client.until(b"got ")).startswith(b"HTTP/1.1 200")
+        await asyncio.sleep(wait)
+    for client, start in zip(clients, (b"\r\n", b"GET /"), strict=True):
+        client.send(start)
+    assert await asyncio.gather(*(client.rest() for client in clients)) == [b"", b""]
+
+
+async def test_an_answer_may_take_longer(server: Server) -> None:
+    """The time is the client's, not the application's."""
+    client = await server.connect(b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\n")
+    await asyncio.sleep(TIMEOUT + 0.6)
+    server.app.go_on.set()
+    assert (await client.until(b"got ")).startswith(b"HTTP/1.1 200")
+
+
+async def test_heads_that_are_too_large(server: Server) -> None:
+    """Refused from the limit on, in one header or in many; the client gets the answer though it is still sending."""
+    for head in (b"X: " + b"y" * 2_000_000, b"X: y\r\n" * 400_000):
+        client = await server.connect(b"GET / HTTP/1.1\r\n" + head)
+        assert (await client.rest()).startswith(b"HTTP/1.1 431 ")
+    client = await server.connect(b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"y" * (MAX_HEAD_SIZE - 100) + b"\r\n\r\n")
+    assert (await client.until(b"got ")).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_large_body_is_not_a_head(server: Server) -> None:
+    """The limit ends with the head, and the next request has one of its own."""
+    client = await server.connect()
+    for _ in range(2):
+        client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 300000\r\n\r\n")
+        client.send(b"z" * 300_000)
+        assert (await client.until(b"z" * 300_000)).startswith(b"HTTP/1.1 200")
+
+
+async def test_nonsense(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """400, and the end; one line in the log for all."""
+    for nonsense in (b"\x16\x03\x01\x02\0", b"GET / HTTP/9", b"CONNECT h:1 HTTP/1.1", b"GET /\xff HTTP/1.1"):
+        client = await server.connect(nonsense + b"\r\n\r\n" + b"\0" * 300_000)
+        answer = await client.rest()
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1") == 1
+    assert caplog.text.count("requests refused because they are not HTTP") == 1
+
+
+async def test_nonsense_after_a_request(server: Server) -> None:
+    """While a request is being answered there is no place for a second answer: the connection ends."""
+    client = await server.connect(b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\nnonsense\r\n\r\n")
+    assert await client.rest() == b""
+    server.app.go_on.set()
+    await asyncio.sleep(0.1)
+
+
+async def test_other_upgrades_are_ignored(server: Server) -> None:
+    """As RFC 9110 §7.8 allows, but the connection ends; nothing behind such a request is taken for another one."""
+    client = await server.connect(b"GET /a HTTP/1.1\r\nHost: h\r\n" + UPGRADE + b"\r\nGET /b HTTP/1.1\r\n\r\n")
+    client.send(b"GET /c HTTP/1.1\r\nHost: h\r\n\r\n")
+    answer = await client.rest()
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in answer
+    assert server.app.served == ["GET /a"]
+
+
+async def test_other_upgrades_with_a_body_are_refused(server: Server) -> None:
+    """The parser would take the body for a request; a proxy in front would not."""
+    smuggled = b"GET /admin HTTP/1.1\r\n\r\n"
+    for field in (b"Content-Length: 23\r\n", b"Transfer-Encoding: chunked\r\n"):
+        client = await server.connect(b"POST /a HTTP/1.1\r\nHost: h\r\n" + field + UPGRADE + b"\r\n" + smuggled)
+        assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
+    assert server.app.served == []
+
+
+async def test_an_upgrade_behind_an_unanswered_request(server: Server) -> None:
+    """Two protocols on one connection would mix: it ends."""
+    client = await server.connect(b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\n" + HANDSHAKE % b"/")
+    assert await client.rest() == b""
+    server.app.go_on.set()
+    await asyncio.sleep(0.1)
+
+
+async def test_an_upgrade_after_an_answered_request(server: Server) -> None:
+    """The usual thing of a keep-alive connection, with a frame in the same segment."""
+    client = await server.connect(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    await client.until(b"got ")
+    client.send(HANDSHAKE % b"/" + client_frame(1, b"early"))
+    assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+    assert await client.until(b"early") == text_frame(b"early")
+
+
+async def test_the_http_object_is_freed_by_the_upgrade(server: Server) -> None:
+    """It must not wait for the garbage collector, which would come late in a worker with many connections."""
+    gc.collect()
+    gc.disable()
+    try:
+        client = await server.connect(HANDSHAKE % b"/")
+        await client.until(b"\r\n\r\n")
+        assert not [found for found in gc.get_objects() if isinstance(found, HubHttpProtocol)]
+    finally:
+        gc.enable()
