@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import itertools
 import logging
 import os
 import random
@@ -121,6 +123,7 @@ class _Session:
         self.commands = Commands(broker.publish_timeout)
         self.feed = Feed(broker.control, broker.channels, deliver, self._on_confirmed)
         self._interval = min(HEARTBEAT, broker.timeout / 3)
+        self._numbers = itertools.count(1)
         # Why Redis refused the last heartbeat, if it did.
         self._complaint = ""
         self._tasks = [
@@ -220,15 +223,16 @@ class _Session:
                 log.exception("unexpected fault in the Redis heartbeat")
 
     def _beat(self) -> None:
-        taken = self.commands.ask(b"PUBLISH", self._broker.control, b"")
+        number = next(self._numbers)
+        taken = self.commands.ask(b"PUBLISH", self._broker.control, b"%d" % number)
         if taken is not None:
-            taken.add_done_callback(self._on_beat_taken)
+            taken.add_done_callback(functools.partial(self._on_beat_taken, number))
 
-    def _on_beat_taken(self, taken: asyncio.Future[None]) -> None:
+    def _on_beat_taken(self, number: int, taken: asyncio.Future[None]) -> None:
         error = taken.exception()
         self._complaint = f": {error}" if error else ""
         if error is None:
-            self.feed.owe()
+            self.feed.expect(number)
 
     def _drop_silent(self) -> None:
         """A connection that says nothing is worse than none: only a new one can help."""

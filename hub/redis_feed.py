@@ -50,9 +50,9 @@ class Feed(LinkOwner):
         self.confirmed = asyncio.Event()
         # When the heartbeat came back on the present connection.
         self._heard_at = -math.inf
-        # Heartbeats that Redis took and that were not heard yet; whether there were any at the last PING; and how
-        # many PINGs were answered since, though Redis keeps the order.
-        self._owed = 0
+        # The last heartbeat that Redis took, and the last that was heard.
+        self._taken = self._heard = 0
+        # Whether one was owed at the last PING; how many PINGs were answered before it, though Redis keeps the order.
         self._owed_at_ping = False
         self._overtaken = 0
 
@@ -124,16 +124,15 @@ class Feed(LinkOwner):
         """Whether everything is subscribed and the heartbeat came back in the last `seconds`."""
         return self.confirmed.is_set() and self.loop.time() - self._heard_at <= seconds
 
-    def owe(self) -> None:
-        """Redis has taken a heartbeat."""
-        if self.confirmed.is_set():
-            self._owed += 1
+    def expect(self, heartbeat: int) -> None:
+        """Redis has taken a heartbeat; they are numbered, because it may have been heard already."""
+        self._taken = heartbeat
 
     def ping(self) -> None:
         """Ask for an answer, which Redis gives after all that it has sent us before."""
         if self.link is not None:
             self.unanswered += 1
-            self._owed_at_ping = self._owed > 0
+            self._owed_at_ping = self._taken > self._heard and self.confirmed.is_set()
             self.link.send(pack((b"PING",)))
 
     # The link
@@ -159,16 +158,21 @@ class Feed(LinkOwner):
 
     def _on_message(self, channel: bytes, payload: bytes) -> None:
         if channel == self._control:
-            self._heard_at = self.loop.time()
-            self._settle()
+            self._on_heartbeat(payload)
             return
         try:
             self._deliver(channel[len(self._prefix) :].decode(), payload)
         except Exception:
             log.exception("unexpected fault in the delivery of a publication")
 
+    def _on_heartbeat(self, payload: bytes) -> None:
+        if payload.isdigit():  # whoever may publish here could send anything
+            self._heard, self._heard_at = int(payload), self.loop.time()
+            self._owed_at_ping, self._overtaken = False, 0
+
     def _on_subscribed(self, channel: bytes) -> None:
         if channel == self._control:
+            self._heard = self._taken  # what was taken before went elsewhere
             self.confirmed.set()
             self._on_confirmed()
             return
@@ -176,15 +180,11 @@ class Feed(LinkOwner):
         if future is not None and not future.done():
             future.set_result(None)
 
-    def _settle(self) -> None:
-        self._owed = self._overtaken = 0
-        self._owed_at_ping = False
-
     def on_lost(self, cause: Exception | None) -> None:
         super().on_lost(cause)
         self.confirmed.clear()
         self._heard_at = -math.inf
-        self._settle()
+        self._owed_at_ping, self._overtaken = False, 0
         for channel in tuple(self._leaving):
             self._forget(channel)
         for channel, future in self.wanted.items():

@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,14 +183,14 @@ class Slot:
         pause, started = FIRST_PAUSE, False
         try:
             while not self._stopping.done():
-                born = time.monotonic()
+                born = self._loop.time()
                 worker = await self._start()
                 if worker is not None:
                     started = True
                     await self._serve(worker)
                 elif not started and not self._stopping.done():
                     return False
-                pause = FIRST_PAUSE if time.monotonic() - born > STABLE else min(pause * 2, LONGEST_PAUSE)
+                pause = FIRST_PAUSE if self._loop.time() - born > STABLE else min(pause * 2, LONGEST_PAUSE)
                 await asyncio.wait((self._stopping,), timeout=pause)
             return True
         finally:

@@ -133,9 +133,15 @@ async def test_fakeredis_has_no_transport() -> None:
     await connection.disconnect()
 
 
-async def test_commands_and_replies(redis_server: Any) -> None:
+@pytest.fixture(params=["valkey", "fakeredis"])
+def source(request: pytest.FixtureRequest) -> Any:
+    """Both kinds of links."""
+    return request.getfixturevalue("redis_server").url if request.param == "valkey" else fakeredis.FakeAsyncRedis()
+
+
+async def test_commands_and_replies(source: Any) -> None:
     """Replies of every kind come as hiredis has them, errors as values."""
-    owner = await Owner().opened(redis_server.url)
+    owner = await Owner().opened(source)
     assert await owner.ask(b"PING") == b"PONG"
     assert await owner.ask(b"PUBLISH", "räum", b"\x00\xff") == 0
     assert await owner.ask(b"GET", "nothing") is None
@@ -347,12 +353,6 @@ async def test_a_certificate_of_nobody(guarded: RedisProcess, certificate: tuple
 # Ends
 
 
-@pytest.fixture(params=["valkey", "fakeredis"])
-def source(request: pytest.FixtureRequest) -> Any:
-    """Both kinds of links."""
-    return request.getfixturevalue("redis_server").url if request.param == "valkey" else fakeredis.FakeAsyncRedis()
-
-
 async def test_a_drop_of_ours_is_told_once(source: Any) -> None:
     """`on_lost` follows in any case, and once: also when the link is dropped before it did anything, or twice."""
     for pause in (None, 0.01):
@@ -454,6 +454,15 @@ async def test_a_transport_that_stays_silent_about_its_end(redis_server: Any) ->
     assert owner.losses == 0
     await owner.close()
     assert owner.losses == 1
+
+
+async def test_nothing_is_heard_after_the_loss(redis_server: Any) -> None:
+    """What a transport still has belongs to an owner that may have another link by now."""
+    owner = await Owner().opened(redis_server.url)
+    link: Any = owner.link
+    await owner.close()
+    link.data_received(b"+late\r\n")
+    assert owner.replies == []
 
 
 async def test_a_server_that_says_nothing() -> None:

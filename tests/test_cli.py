@@ -1,0 +1,153 @@
+"""The command line: what is wrong is said in one line, and `hub publish` reaches a room."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hub import __version__
+from hub.cli import main
+from tests.support.redis import RedisProcess, running_redis
+from tests.support.room import Member
+from tests.support.server import HubProcess, hub_serve
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """`hub ARGUMENTS` in this process: exit status, standard output, standard error."""
+    for name in ("REDIS_URL", "HUB_URL", "HUB_API_KEY", "HUB_WORKERS", "HUB_PORT", "HUB_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["hub", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        captured = capsys.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+# What is wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--port", "99999"], "99999 is not in the range"),
+        (["--port", "http"], "'http' is not a valid integer"),
+        (["--workers", "0"], "0 is not in the range"),
+        (["--drain", "-1"], "-1.0 is not in the range"),
+        (["--log-format", "xml"], "'xml' is not one of"),
+        (["--redis-url", "http://s3cret@localhost"], "redis://, rediss:// or unix://"),
+        (["--redis-url", "redis://:s3cret@localhost:port"], "the Redis URL cannot be used"),
+        (["--redis-url", "redis://:s3cret@localhost/0?nonsense=1"], "the Redis URL cannot be used"),
+        (["--config", "nothing.toml"], "there is no file 'nothing.toml'"),
+        (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid:8000"),
+        (["--no-such-option"], "No such option"),
+        (["surplus"], "unexpected extra argument"),
+    ],
+)
+def test_bad_values_of_serve(run: Any, arguments: list[str], said: str) -> None:
+    """One line on standard error that names the fault and no secret, status 2."""
+    status, out, err = run("serve", *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("hub: ")
+    assert err.count("\n") == 1
+    assert said in err
+    assert "s3cret" not in err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("HUB_WORKERS", "many", "workers"),
+        ("HUB_DRAIN", "-1", "drain"),
+        ("HUB_PING_TIMEOUT", "60", "ping_timeout must not be longer than ping_interval"),
+        ("REDIS_URL", "localhost:6379", "redis://, rediss:// or unix://"),
+    ],
+)
+def test_bad_values_of_the_environment(
+    run: Any, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    """The same for variables."""
+    monkeypatch.setenv(name, value)
+    status, _, err = run("serve")
+    assert (status, err.count("\n")) == (2, 1)
+    assert said in err
+
+
+def test_a_bad_file(run: Any, tmp_path: Path) -> None:
+    """Unknown settings and what is no TOML are named with their file."""
+    path = tmp_path / "hub.toml"
+    path.write_text("wrokers = 4\n")
+    assert "has unknown settings: wrokers" in run("serve", "--config", str(path))[2]
+    path.write_text("= 4\n")
+    assert f"hub: config: {path}: " in run("serve", "--config", str(path))[2]
+
+
+def test_help_and_version(run: Any) -> None:
+    """Both end with status 0, and every option says what it does; no command at all is help too."""
+    assert run("--version")[:2] == (0, f"hub, version {__version__}\n")
+    status, out, _ = run("serve", "--help")
+    assert status == 0
+    for name in ("host", "port", "workers", "uds", "redis-url", "config", "log-format", "drain"):
+        assert f"--{name}" in out
+    assert "[env: REDIS_URL]" in out
+    assert run()[0] == 2
+
+
+# hub publish
+
+
+@pytest.fixture(scope="module")
+def server(redis_binary: str) -> Iterator[RedisProcess]:
+    with running_redis(redis_binary) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def hub(server: RedisProcess) -> Iterator[HubProcess]:
+    with hub_serve("--redis-url", server.url, "--drain", "0", env={"HUB_API_KEY": "key"}) as process:
+        yield process
+
+
+async def test_publish_by_http_and_by_redis(
+    run: Any, hub: HubProcess, server: RedisProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both reach the room, byte for byte, also from standard input."""
+    member = await Member.join(f"{hub.ws_url}/ws/räum")
+    by_http, by_redis = ("--url", hub.url, "--api-key", "key"), ("--redis-url", server.url)
+    assert await asyncio.to_thread(run, "publish", "räum", "grüße 1", *by_http) == (0, "", "")
+    assert await asyncio.to_thread(run, "publish", "räum", "grüße 2", *by_redis) == (0, "", "")
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"from": "stdin"}\n'))
+    assert await asyncio.to_thread(run, "publish", "räum", "-", *by_http) == (0, "", "")
+    await eventually(lambda: member.heard == ["grüße 1", "grüße 2", '{"from": "stdin"}\n'])
+    await member.leave()
+
+
+def test_publish_without_the_right_key(run: Any, hub: HubProcess) -> None:
+    """Status 1 and the hub's answer."""
+    status, _, err = run("publish", "room", "hi", "--url", hub.url, "--api-key", "wrong")
+    assert (status, err) == (1, f"hub: {hub.url} answered 401: The X-API-Key header is missing or wrong.\n")
+
+
+@pytest.mark.parametrize("option", ["--url", "--redis-url"])
+def test_publish_to_nobody(run: Any, option: str) -> None:
+    """Neither a hub nor a Redis there: one line, status 1, at once."""
+    scheme = "http" if option == "--url" else "redis"
+    status, _, err = run("publish", "room", "hi", option, f"{scheme}://127.0.0.1:1")
+    assert status == 1
+    assert err.count("\n") == 1
+    assert "cannot" in err
+
+
+def test_publish_to_an_impossible_room(run: Any, server: RedisProcess) -> None:
+    """Told before anything is sent."""
+    assert run("publish", "", "hi", "--redis-url", server.url)[0] == 1

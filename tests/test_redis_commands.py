@@ -1,0 +1,219 @@
+"""Commands and their replies: paired in order, bounded, never repeated, never silent."""
+
+from __future__ import annotations
+
+import asyncio
+
+import hiredis
+import pytest
+
+from hub.errors import BrokerUnavailable
+from hub.redis_commands import OUTBOX_LIMIT, Commands, refuse
+from tests.support.clock import run_virtually
+
+TIMEOUT = 2.0
+
+
+class Wire:
+    """A link that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.aborted = False
+
+    def send(self, packed: bytes) -> None:
+        self.writes.append(packed)
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def attached() -> tuple[Commands, Wire]:
+    commands, wire = Commands(TIMEOUT), Wire()
+    commands.attach(wire)
+    return commands, wire
+
+
+async def flushed() -> None:
+    await asyncio.sleep(0)
+
+
+def failure(future: asyncio.Future[None]) -> str:
+    error = future.exception()  # raises if it is not done
+    assert isinstance(error, BrokerUnavailable)
+    return str(error)
+
+
+async def test_one_write_a_turn() -> None:
+    """What is issued in one turn goes out together at its end, in order."""
+    commands, wire = attached()
+    first, second = commands.execute(b"PING"), commands.execute(b"ECHO", "ä")
+    assert wire.writes == []
+    await flushed()
+    assert wire.writes == [b"*1\r\n$4\r\nPING\r\n" + "*2\r\n$4\r\nECHO\r\n$2\r\nä\r\n".encode()]
+    commands.on_reply(b"PONG")
+    assert first.done()
+    assert not second.done()
+    commands.on_reply(b"x")
+    assert second.result() is None
+
+
+async def test_replies_are_paired_in_order() -> None:
+    """An error, a caller that has gone and one that is too late do not shift the replies of the others."""
+    commands, _ = attached()
+    failed, gone, good = (commands.execute(b"PING") for _ in range(3))
+    await flushed()
+    gone.cancel()
+    commands.on_reply(hiredis.ReplyError("NOPERM"))
+    commands.on_reply(1)
+    commands.on_reply(1)
+    assert failure(failed) == "Redis refused the publication: NOPERM"
+    assert good.result() is None
+
+
+def test_a_late_reply_is_paired_with_its_own_command() -> None:
+    """What is overdue fails and keeps its place, in case its reply still comes."""
+
+    async def main() -> None:
+        commands, _ = attached()
+        late = commands.execute(b"PING")
+        await asyncio.sleep(1.5)
+        good = commands.execute(b"PING")
+        await asyncio.sleep(1)
+        commands.expire()
+        assert failure(late) == "Redis did not answer in time; the publication may have been sent or not"
+        assert not good.done()
+        commands.on_reply(b"late")
+        assert not good.done()
+        commands.on_reply(b"good")
+        assert good.result() is None
+
+    run_virtually(main)
+
+
+def test_what_was_not_sent_expires_too() -> None:
+    """In the order in which it was issued."""
+
+    async def main() -> None:
+        commands = Commands(TIMEOUT)
+        old = commands.execute(b"PING")
+        await asyncio.sleep(1)
+        young = commands.execute(b"ECHO", "young")
+        await asyncio.sleep(1)
+        commands.expire()
+        assert failure(old) == "not sent: Redis cannot be reached"
+        assert not young.done()
+        wire = Wire()
+        commands.attach(wire)
+        assert len(wire.writes) == 1
+        assert b"young" in wire.writes[0]
+
+    run_virtually(main)
+
+
+async def test_a_loss_fails_what_was_sent_and_keeps_what_was_not() -> None:
+    """A PUBLISH is never sent twice, and one that was not sent is not lost."""
+    commands, wire = attached()
+    sent = commands.execute(b"ECHO", "sent")
+    await flushed()
+    waits = commands.execute(b"ECHO", "waits")
+    commands.on_lost(None)
+    assert failure(sent) == "the connection to Redis broke; the publication may have been sent or not"
+    await flushed()
+    assert not waits.done()
+    second = Wire()
+    commands.attach(second)
+    assert len(wire.writes) == len(second.writes) == 1
+    assert b"waits" in second.writes[0]
+    assert b"sent" not in second.writes[0]
+
+
+async def test_there_is_a_limit_to_what_waits() -> None:
+    """Beyond it publications are refused until replies have made room; a heartbeat still goes."""
+    commands, wire = attached()
+    half = b"x" * (OUTBOX_LIMIT // 2)
+    first, refused = commands.execute(b"ECHO", half), commands.execute(b"ECHO", half)
+    assert failure(refused) == "not sent: too many publications wait for Redis"
+    assert commands.ask(b"PING") is not None
+    await flushed()
+    assert failure(commands.execute(b"ECHO", half)) == "not sent: too many publications wait for Redis"
+    commands.on_reply(b"")
+    commands.on_reply(b"")
+    assert first.done()
+    assert not commands.execute(b"ECHO", half).done()
+    assert sum(write.count(b"PING") for write in wire.writes) == 1
+
+
+@pytest.mark.parametrize("end", ["reply", "loss", "expiry", "refusal"])
+async def test_room_is_given_back(end: str) -> None:
+    """However a publication ends, what it took of the limit is free again."""
+    commands = Commands(0 if end == "expiry" else TIMEOUT)
+    for _ in range(3):
+        if end in ("reply", "loss"):
+            commands.attach(Wire())
+        future = commands.execute(b"ECHO", b"x" * (OUTBOX_LIMIT - 100))
+        await flushed()
+        if end == "reply":
+            commands.on_reply(b"")
+        elif end == "loss":
+            commands.on_lost(None)
+        elif end == "expiry":
+            commands.expire()
+        else:
+            commands.turn_away()
+            commands.welcome()
+        assert future.done()
+
+
+async def test_one_that_is_larger_than_the_limit_goes_alone() -> None:
+    """Its size was allowed by the settings."""
+    commands, _ = attached()
+    assert not commands.execute(b"ECHO", b"x" * (OUTBOX_LIMIT + 1)).done()
+    assert failure(commands.execute(b"PING")) == "not sent: too many publications wait for Redis"
+
+
+async def test_nothing_is_accepted_while_redis_is_away() -> None:
+    """From a failed attempt to connect until Redis is there again."""
+    commands = Commands(TIMEOUT)
+    waits = commands.execute(b"PING")
+    assert not waits.done()
+    commands.turn_away()
+    assert failure(waits) == "not sent: Redis cannot be reached"
+    assert failure(commands.execute(b"PING")) == "not sent: Redis cannot be reached"
+    assert commands.ask(b"PING") is None
+    commands.welcome()
+    assert not commands.execute(b"PING").done()
+    commands.turn_away("not sent: the broker is stopped")
+    assert failure(commands.execute(b"PING")) == "not sent: the broker is stopped"
+    commands.attach(Wire())
+    assert not commands.execute(b"PING").done()
+
+
+async def test_a_heartbeat_counts_as_a_question_until_redis_speaks() -> None:
+    """Any reply is an answer."""
+    commands, wire = attached()
+    for count in (1, 2, 3):
+        commands.ask(b"PING")
+        assert commands.unanswered == count
+    await flushed()
+    commands.on_reply(b"")
+    assert commands.unanswered == 0
+    commands.abort()
+    assert wire.aborted
+    commands.on_lost(None)
+    commands.abort()
+
+
+async def test_a_reply_to_nothing_is_a_fault() -> None:
+    """Out of step with Redis nothing can be told apart: the link has to end."""
+    commands, _ = attached()
+    with pytest.raises(IndexError):
+        commands.on_reply(b"")
+
+
+async def test_a_refusal_does_not_overwrite_a_result() -> None:
+    """A future that is done stays as it is."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.set_result(None)
+    refuse(future, "too late")
+    assert future.result() is None
