@@ -188,7 +188,8 @@ class _Session:
         """One connection, from its beginning to its loss; how long it lasted. Raises BrokerUnavailable."""
         owner.attach(await open_link(pool, owner, self._broker.timeout))
         since = self.loop.time()
-        self._beat()
+        if owner is self.commands:
+            self._beat()
         await owner.lost.wait()
         cause = f" ({owner.cause})" if owner.cause else ""
         log.warning("%s: the connection to %s broke%s; connecting again", role, self._broker.name, cause)
@@ -210,11 +211,12 @@ class _Session:
         told = None
         while True:
             await asyncio.sleep(self._interval)
+            now = self.loop.time()
             # If the event loop was blocked, what has arrived meanwhile is read before anything counts as late.
             await asyncio.sleep(0)
             try:
                 self._drop_silent()
-                self.commands.expire()
+                self.commands.expire(now)
                 self.feed.leave_due()
                 self.feed.ping()
                 self._beat()

@@ -83,9 +83,8 @@ class Commands(LinkOwner):
         """What comes may wait for the connection: Redis is there."""
         self._refusal = None
 
-    def expire(self) -> None:
-        """Fail what is past its deadline."""
-        now = self.loop.time()
+    def expire(self, now: float) -> None:
+        """Fail what was past its deadline then."""
         for _, future, due in self._inflight:
             if due > now:
                 break

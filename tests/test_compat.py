@@ -308,10 +308,11 @@ async def test_making_several_at_start_is_fine() -> None:
 
 
 @on_each_server
-async def test_without_disconnect_nothing_leaks(ws: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_disconnect_nothing_leaks(ws: str, request: pytest.FixtureRequest) -> None:
     """An endpoint that dies of an exception, or just returns, leaves no subscription and no task behind."""
     # A log record that somebody keeps, as pytest does, keeps its traceback and with it the connection.
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+    logging.disable(logging.CRITICAL)
+    request.addfinalizer(lambda: logging.disable(logging.NOTSET))
     hub = Hub(Settings())
     manager = ConnectionManager(hub=hub)
     app = FastAPI()

@@ -308,7 +308,7 @@ async def test_uvicorn_with_four_workers(
     """`uvicorn main:app --workers 4` with each WebSocket class; it ends without a traceback."""
     env = {"REDIS_URL": redis_server.url}
     with uvicorn_app("main:app", "--ws", ws, workers=4, env=env, folder=folder) as server:
-        await chat_across(server.url.removeprefix("http://"), workers, at_least=3)
+        await chat_across(server.url.removeprefix("http://"), workers, at_least=2)
     assert server.process.returncode in (0, -signal.SIGTERM)
     assert "Traceback" not in server.log
     assert "REDIS_URL" not in server.log

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -131,9 +132,41 @@ async def test_nothing_is_left_in_the_error_log_when_all_are_down() -> None:
         assert TOKEN not in proxy.access_log + proxy.error_log
 
 
+async def test_a_client_that_reads_nothing_is_dropped() -> None:
+    """Else nginx would keep it, and megabytes for it, long after the hub dropped it."""
+    dropped = asyncio.Event()
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(bytes(65536))
+                await writer.drain()
+        writer.close()
+        dropped.set()
+
+    port = fixed_port()
+    upstreams = {f"hub{number}": port for number in (1, 2, 3)}
+    async with await asyncio.start_server(flood, "127.0.0.1", port):
+        with running_nginx(needs.nginx(), upstreams, send_timeout="1s") as proxy, socket.socket() as client:
+            client.connect(("127.0.0.1", proxy.port))
+            client.sendall(f"GET /ws HTTP/1.1\r\nHost: chat\r\n{HANDSHAKE}\r\n".encode())
+            await asyncio.wait_for(dropped.wait(), 10)
+            with pytest.raises(ConnectionResetError):
+                read_to_the_end(client)
+
+
+def read_to_the_end(client: socket.socket) -> None:
+    while client.recv(65536):
+        pass
+
+
 def test_idle_clients_outlive_the_timeouts() -> None:
     """nginx waits longer than the hub takes to notice a dead client by its pings."""
     text = (ROOT / "deploy/nginx.conf").read_text()
+    # Blocked writes to a client, after a blank: proxy_send_timeout is the other way.
+    assert re.findall(r" send_timeout (\d+)s;", text) == [f"{Settings.model_fields['slow_timeout'].default:g}"]
     waits = [60 * int(minutes) for minutes in re.findall(r"proxy_(?:read|send)_timeout (\d+)m;", text)]
     fields = Settings.model_fields
     assert len(waits) == 2

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -161,6 +163,33 @@ async def test_a_blocked_event_loop_is_not_the_silence_of_redis(redis: MiniRedis
         assert ear.broker.ready
 
 
+@pytest.mark.both_loops
+async def test_what_came_while_the_event_loop_was_blocked_is_not_late(redis_server: Any) -> None:
+    """Held up while it reads, uvloop runs its timers before it reads again: the reply is there, and counts."""
+    ear = await Ear(RedisBroker(redis_server.url, timeout=0.3, publish_timeout=0.2)).start()
+    await eventually(lambda: ear.broker.ready)
+    ours, theirs = socket.socketpair()
+    transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: Blocking(0.5), sock=theirs)
+    for _ in range(3):
+        publication = ear.broker.publish("room", b"hi")
+        await asyncio.sleep(0)
+        ours.send(b"x")
+        await publication
+    transport.close()
+    ours.close()
+    await ear.broker.stop()
+
+
+class Blocking(asyncio.Protocol):
+    """Holds up the event loop whenever something comes."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def data_received(self, data: bytes) -> None:
+        time.sleep(self._seconds)
+
+
 @virtually
 async def test_congestion_does_not_stop_the_heartbeat(redis: MiniRedis) -> None:
     """With as much waiting as is allowed, publications are refused, and the worker is still ready."""
@@ -178,8 +207,9 @@ async def test_short_timeouts_beat_faster(redis: MiniRedis) -> None:
     """The heartbeat is a third of the timeout if that is less than its usual interval."""
     ear = await Ear(RedisBroker("redis://mini", timeout=0.3)).start()
     await eventually(lambda: ear.broker.ready)
-    await asyncio.sleep(5)
-    assert ear.broker.ready
+    for _ in range(50):
+        await asyncio.sleep(0.1)
+        assert ear.broker.ready
     redis.frozen = True
     assert await seconds_until(lambda: not ear.broker.ready) <= 0.31
     await ear.broker.stop()
@@ -202,12 +232,21 @@ async def test_a_restart_of_redis(redis: MiniRedis) -> None:
         assert await failure_of(publication) == "not sent: Redis cannot be reached"
         assert not joining.done()
         redis.down = False
-        assert await seconds_until(lambda: ear.broker.ready) <= pubsub.LONGEST_PAUSE + 0.1
-        await joining
-        for channel in ("room", "new"):
+        assert await seconds_until(joining.done) <= pubsub.LONGEST_PAUSE + 0.1
+        for channel in ("room", "new"):  # not refused: who has joined may speak
             await ear.broker.publish(channel, b"back")
+        assert await seconds_until(lambda: ear.broker.ready) <= 0.1
         assert await ear.hears(2) == [("room", b"back"), ("new", b"back")]
         assert ear.broker.gaps == 1
+
+
+@virtually
+async def test_readiness_returns_with_the_feed(redis: MiniRedis) -> None:
+    """Not only at the next beat."""
+    async with started() as ear:
+        redis.link("feed").lose()
+        assert not ear.broker.ready
+        assert await seconds_until(lambda: ear.broker.ready) <= 0.1
 
 
 @virtually
@@ -281,7 +320,7 @@ async def test_attempts_are_frequent_but_bounded(redis: MiniRedis) -> None:
     redis.down = True
     async with started(ready=False):
         await asyncio.sleep(60)
-        times = [time for time, role in redis.attempts if role == "feed"]
+        times = [at for at, role in redis.attempts if role == "feed"]
         pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
         assert max(pauses) <= pubsub.LONGEST_PAUSE
         assert min(pauses[5:]) >= pubsub.LONGEST_PAUSE / 2
@@ -299,7 +338,9 @@ async def test_connections_that_break_at_once_are_not_a_busy_loop(redis: MiniRed
         assert redis.attempts[-1][0] - redis.attempts[-2][0] >= pubsub.LONGEST_PAUSE / 2
         await asyncio.sleep(pubsub.STABLE + 1)
         redis.link("feed").lose()
-        assert await seconds_until(lambda: any(link.role == "feed" for link in redis.links)) <= pubsub.FIRST_PAUSE
+        assert (
+            await seconds_until(lambda: any(link.role == "feed" for link in redis.links)) <= pubsub.FIRST_PAUSE + 0.02
+        )
         assert ear.broker.gaps == 11
 
 

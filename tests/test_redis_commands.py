@@ -80,7 +80,7 @@ def test_a_late_reply_is_paired_with_its_own_command() -> None:
         await asyncio.sleep(1.5)
         good = commands.execute(b"PING")
         await asyncio.sleep(1)
-        commands.expire()
+        commands.expire(commands.loop.time())
         assert failure(late) == "Redis did not answer in time; the publication may have been sent or not"
         assert not good.done()
         commands.on_reply(b"late")
@@ -100,7 +100,7 @@ def test_what_was_not_sent_expires_too() -> None:
         await asyncio.sleep(1)
         young = commands.execute(b"ECHO", "young")
         await asyncio.sleep(1)
-        commands.expire()
+        commands.expire(commands.loop.time())
         assert failure(old) == "not sent: Redis cannot be reached"
         assert not young.done()
         wire = Wire()
@@ -152,13 +152,14 @@ async def test_room_is_given_back(end: str) -> None:
         if end in ("reply", "loss"):
             commands.attach(Wire())
         future = commands.execute(b"ECHO", b"x" * (OUTBOX_LIMIT - 100))
+        assert not future.done()
         await flushed()
         if end == "reply":
             commands.on_reply(b"")
         elif end == "loss":
             commands.on_lost(None)
         elif end == "expiry":
-            commands.expire()
+            commands.expire(commands.loop.time())
         else:
             commands.turn_away()
             commands.welcome()

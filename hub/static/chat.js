@@ -98,6 +98,7 @@ function showWorker({ node, worker }) {
 
 let following = true;
 let scrolling = false;
+let lastTop = 0;
 let unread = 0;
 
 function shown(where, mine, notice) {
@@ -128,7 +129,10 @@ function toEnd() {
 
 function scrolled() {
   const box = $("scroll");
-  following = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR_END;
+  const near = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR_END;
+  // The event comes late: messages that arrived meanwhile are not a reader who scrolled up.
+  following = near || (following && box.scrollTop >= lastTop);
+  lastTop = box.scrollTop;
   if (following) $("newer").hidden = true;
 }
 

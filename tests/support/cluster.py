@@ -137,11 +137,12 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def running_nginx(nginx: str, upstreams: Mapping[str, int]) -> Iterator[Proxy]:
-    """nginx in front of these ports, listening; ended on leaving."""
+def running_nginx(nginx: str, upstreams: Mapping[str, int], send_timeout: str = "10s") -> Iterator[Proxy]:
+    """nginx in front of these ports, listening; ended on leaving. A test can shorten the one timeout it waits for."""
     with tempfile.TemporaryDirectory(prefix="hub-nginx-") as name:
         folder, port = Path(name), fixed_port()
-        (folder / "nginx.conf").write_text(nginx_configuration(folder, port, upstreams))
+        text = nginx_configuration(folder, port, upstreams).replace("send_timeout 10s", f"send_timeout {send_timeout}")
+        (folder / "nginx.conf").write_text(text)
         command = [nginx, "-p", name, "-c", str(folder / "nginx.conf"), "-g", "daemon off;"]
         with (folder / "nginx.log").open("wb") as sink:
             process = subprocess.Popen(command, stdout=sink, stderr=sink)

@@ -11,6 +11,9 @@ import hiredis
 from hub.errors import BrokerUnavailable
 from hub.redis_link import LinkHandler, Pool
 
+# Of a connection, in seconds.
+LATENCY = 0.01
+
 
 class MiniLink:
     """One connection, from both sides; implements `hub.redis_link.Link`."""
@@ -89,6 +92,7 @@ class MiniRedis:
         if self.frozen:
             await asyncio.sleep(timeout)
             raise BrokerUnavailable("cannot connect: no answer")
+        await asyncio.sleep(LATENCY)
         link = MiniLink(self, handler, role)
         self.links.append(link)
         return link
