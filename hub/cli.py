@@ -102,9 +102,14 @@ def publish(room: str, text: str, url: str | None, api_key: str | None, redis_ur
 
 
 async def _publish_redis(settings: Settings, room: str, message: str) -> None:
-    logging.getLogger("hub").setLevel(logging.CRITICAL)  # the error that follows says the same
-    async with Hub(settings) as hub:
-        await hub.publish(room, message)
+    log = logging.getLogger("hub")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # the error that follows says the same
+    try:
+        async with Hub(settings) as hub:
+            await hub.publish(room, message)
+    finally:
+        log.setLevel(level)
 
 
 def _publish_http(url: str, api_key: str | None, room: str, message: str) -> None:
