@@ -205,7 +205,7 @@ def _cpu(pids: dict[str, int]) -> dict[str, float]:
 def _distribution(latencies: list[float]) -> dict[str, float]:
     if len(latencies) < 2:
         raise RuntimeError("the server delivered next to nothing")
-    cuts = statistics.quantiles(latencies, n=100)
+    cuts = statistics.quantiles(latencies, n=100, method="inclusive")
     return {"p50": cuts[49], "p99": cuts[98], "max": max(latencies)}
 
 
