@@ -137,7 +137,7 @@ class AsgiSession:
         elif kind == "websocket.close":
             self._close(message)
         elif kind == "websocket.http.response.start":
-            self._denial = (message["status"], _headers(message), bytearray())
+            self._denial = (message["status"], _add_headers(Headers(), message), bytearray())
             self._state = "responding"
         else:
             self._continue_denial(message)
@@ -150,7 +150,7 @@ class AsgiSession:
             await self._drained.wait()
 
     def _accept(self, message: Event) -> None:
-        self._response.headers.update(_headers(message))
+        _add_headers(self._response.headers, message)
         if subprotocol := message.get("subprotocol"):
             self._response.headers["Sec-WebSocket-Protocol"] = subprotocol
         self._state = "open"
@@ -177,8 +177,7 @@ class AsgiSession:
         self.on_close(1006, "")
 
 
-def _headers(message: Event) -> Headers:
-    headers = Headers()
+def _add_headers(headers: Headers, message: Event) -> Headers:
     for name, value in message.get("headers", ()):
         headers[name.decode("latin-1")] = value.decode("latin-1")
     return headers

@@ -30,7 +30,8 @@ def answer(data: bytes, config: Config) -> tuple[Request | None, Response]:
     if not events or not isinstance(events[0], Request):
         return None, Response(400, "Bad Request", Headers(), b"The WebSocket handshake is malformed.\n")
     response = protocol.accept(events[0])
-    response.headers.update((name.decode("latin-1"), value.decode("latin-1")) for name, value in config.encoded_headers)
+    for name, value in config.encoded_headers:
+        response.headers[name.decode("latin-1")] = value.decode("latin-1")
     return events[0], response
 
 

@@ -1,7 +1,8 @@
 """uvicorn's HTTP class of `hub serve`, with the defences that a public port needs.
 
-A request (a WebSocket handshake too) that does not come to its end in time is cut off; a head has a size limit; a frame
-that follows the handshake in the same segment is not lost, as it is in uvicorn's own classes.
+A request (a WebSocket handshake too) that does not come to its end in time is cut off; a head has a size limit; many
+requests, or a large one, are handled piece by piece with everybody's turn in between; a frame that follows the
+handshake in the same segment is not lost, as it is in uvicorn's own classes.
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ __all__ = ["HubHttpProtocol"]
 
 log = logging.getLogger("hub.http")
 
-# Request line and headers, give or take one read; the usual limit of proxies is 8 to 32 KiB.
+# Bytes of one connection that are handled before the others get their turn.
+PIECE = 16384
+# Request line and headers, give or take one piece; the usual limit of proxies is 8 to 32 KiB.
 MAX_HEAD_SIZE = 65536
+# Requests that wait for the answer to one before them. Hardly any client sends a second one so early.
+MAX_PIPELINED = 16
 # Seconds in which a refused client may stop sending and read the answer.
 LINGER = 1.0
 
@@ -40,6 +45,10 @@ class HubHttpProtocol(HttpToolsProtocol):
         self.due = 0
         # Bytes of the present request's head so far; -1 after it, 0 between requests.
         self._head = 0
+        # What has arrived and waits for its turn; reading is paused meanwhile.
+        self._waiting = b""
+        # Whether the present request asks for a WebSocket, if for any upgrade; known when its head is complete.
+        self._to_websocket = False
         # The answer to a bad request is out.
         self._refused = False
 
@@ -60,11 +69,33 @@ class HubHttpProtocol(HttpToolsProtocol):
         if self._refused:
             return
         self._unset_keepalive_if_required()
+        if self._waiting:
+            self._waiting += data
+        elif len(data) <= PIECE and self._wire_server.turns.take():
+            self._feed(data)
+        else:
+            self._waiting = data
+            self.transport.pause_reading()
+            self._wire_server.turns.later(self._go_on)
+
+    def _go_on(self) -> None:
+        """It is this connection's turn."""
+        if self.transport.is_closing():
+            return
+        piece, self._waiting = self._waiting[:PIECE], self._waiting[PIECE:]
+        if not self._waiting and not self.flow.read_paused:
+            self.transport.resume_reading()
+        self._feed(piece)
+        if self._waiting:
+            self._wire_server.turns.later(self._go_on)
+
+    def _feed(self, data: bytes) -> None:
         self._count(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._upgrade(data[upgrade.args[0] :])
+            rest, self._waiting = data[upgrade.args[0] :] + self._waiting, b""
+            self._upgrade(rest)
         except httptools.HttpParserError:
             _invalid.add()
             self._refuse(400, "This is not a valid HTTP request, or one with a body that asks for an upgrade.")
@@ -79,17 +110,28 @@ class HubHttpProtocol(HttpToolsProtocol):
             if not self.due:
                 self._wire_server.deadlines.set(self, self._wire_server.options.handshake_timeout)
 
+    def on_message_begin(self) -> None:
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError("too many requests wait for an answer")
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
         self._head = -1
-        if self.parser.should_upgrade() and not self._should_upgrade() and self._has_body():
-            # The parser takes what follows for the other protocol, and then for the next request.
-            raise ValueError("a body cannot be read before an upgrade")
+        if self.parser.should_upgrade():
+            self._to_websocket = super()._should_upgrade()
+            if not self._to_websocket and self._has_body():
+                # The parser takes what follows for the other protocol, and then for the next request.
+                raise ValueError("a body cannot be read before an upgrade")
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._head = 0
         self._wire_server.deadlines.clear(self)
         super().on_message_complete()
+
+    def _should_upgrade(self) -> bool:
+        """Asked by uvicorn several times a request."""
+        return self._to_websocket
 
     def _has_body(self) -> bool:
         fields = dict(self.headers)
@@ -102,13 +144,14 @@ class HubHttpProtocol(HttpToolsProtocol):
 
     def _upgrade(self, rest: bytes) -> None:
         """The parser stops at a request with an Upgrade field; `rest` is what follows its head."""
-        if not self._should_upgrade():
+        if not self._to_websocket:
             self._ignore_upgrade()
         elif self._busy:
             self.transport.close()
         else:
             self.handle_websocket_upgrade()
             self.parser = None  # type: ignore[assignment]  # it and we would keep each other alive
+            self.transport.resume_reading()
             if rest:
                 cast(asyncio.Protocol, self.transport.get_protocol()).data_received(rest)
 
@@ -124,6 +167,7 @@ class HubHttpProtocol(HttpToolsProtocol):
         if self._busy or not self.transport.can_write_eof():
             self.transport.close()
             return
-        self._refused = True
+        self._refused, self._waiting = True, b""
         self.transport.write_eof()
+        self.transport.resume_reading()
         self._wire_server.deadlines.set(self, LINGER)

@@ -34,7 +34,7 @@ log = logging.getLogger("hub.redis")
 HEARTBEAT = 1.0
 # Back-off between attempts to connect: short, because delivery has to resume soon after Redis is back. A connection
 # that lasted this long was a good one, and the next back-off begins anew.
-FIRST_PAUSE, LONGEST_PAUSE, STABLE = 0.05, 0.5, 5.0
+FIRST_PAUSE, LONGEST_PAUSE, STABLE = 0.05, 0.5, 1.0
 # A feed that is connected has this long to be complete; then commands do without it.
 COMPLETION = 1.0
 # `stop` waits this long for the connections to end.

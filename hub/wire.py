@@ -285,8 +285,7 @@ class HubProtocol(asyncio.Protocol):
 
     def _on_message(self, payload: bytes, text: bool) -> None:
         target = self._handler or self.session
-        if target is None:
-            return
+        assert target is not None  # else we were closing
         try:
             target.on_message(payload, text)
         except Exception:

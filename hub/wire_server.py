@@ -7,6 +7,8 @@ import contextlib
 import logging
 import socket
 import sys
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,6 +30,49 @@ OPTIONS_STATE = "hub.wire.options"
 # bytes, so that a client on the edge would flap.
 HIGH_WATER, LOW_WATER = 65536, 16384
 
+# Pieces of HTTP input, of all connections together, that are handled before WebSockets get their turn. A handshake
+# costs a quarter of a millisecond, and a thousand of them may come at once.
+PIECES_PER_TURN = 16
+
+
+class Turns:
+    """Spreads work over turns of the event loop, in the order in which it came."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        # What this turn has room for.
+        self._left = PIECES_PER_TURN
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._scheduled = False
+
+    def take(self) -> bool:
+        """Whether a piece of work may be done now."""
+        if not self._left or self._waiting:
+            return False
+        self._left -= 1
+        self._schedule()
+        return True
+
+    def later(self, work: Callable[[], object]) -> None:
+        """Do `work`, one piece, in a later turn."""
+        self._waiting.append(work)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        """A new turn. What it finds waiting comes first; what that adds comes in the next one."""
+        self._scheduled = False
+        count = min(len(self._waiting), PIECES_PER_TURN)
+        self._left = PIECES_PER_TURN - count
+        for _ in range(count):
+            self._waiting.popleft()()
+        if self._waiting:
+            self._schedule()
+
 
 class WireServer:
     """What the connections of one worker share."""
@@ -48,6 +93,7 @@ class WireServer:
         )
         self.configured = OPTIONS_STATE in app_state
         self.deadlines = Deadlines(self.loop)
+        self.turns = Turns(self.loop)
         # True from the first `shutdown` on.
         self.draining = False
         self.slow = Throttled(log, logging.WARNING, "%d clients disconnected because they read too slowly")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fastapi import Request, Response, WebSocket
+from starlette.requests import ClientDisconnect
 
 from hub import http
 from hub.config import WireOptions
@@ -22,7 +23,7 @@ from tests.support.uvicorn_server import serving
 
 pytestmark = pytest.mark.both_loops
 
-TIMEOUT = 0.6
+TIMEOUT = 0.3
 UPGRADE = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
 
 
@@ -51,7 +52,10 @@ class App:
             await socket.send_text(text)
 
     async def _answer(self, request: Request, scope: Any, receive: Any, send: Any) -> None:
-        body = await request.body()
+        try:
+            body = await request.body()
+        except ClientDisconnect:
+            return
         if request.url.path == "/wait":
             await self.go_on.wait()
         self.served.append(f"{request.method} {request.url.path}")
@@ -201,6 +205,26 @@ async def test_nonsense_after_a_request(server: Server) -> None:
     assert await client.rest() == b""
     server.app.go_on.set()
     await asyncio.sleep(0.1)
+
+
+async def test_too_many_requests_at_once(server: Server) -> None:
+    """A few may wait for the answer to one before them; a connection with more of them ends."""
+    few = await server.connect(b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\n" * 10)
+    many = await server.connect(b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\n" * 30)
+    assert await many.rest() == b""
+    server.app.go_on.set()
+    for _ in range(10):
+        assert (await few.until(b"got ")).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_flood_that_breaks_off(server: Server) -> None:
+    """What still waits for its turn is forgotten with its connection."""
+    for _ in range(3):
+        client = await server.connect(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 20_000)
+        await asyncio.sleep(0)
+        await client.close()
+    client = await server.connect(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert (await client.until(b"got ")).startswith(b"HTTP/1.1 200")
 
 
 async def test_other_upgrades_are_ignored(server: Server) -> None:

@@ -211,6 +211,42 @@ async def test_cancelled() -> None:
     assert asyncio.all_tasks() == before
 
 
+# For applications that read by themselves
+
+
+@pytest.mark.parametrize("error", [None, OSError("gone")])
+@in_virtual_time
+async def test_writing_only(error: Exception | None, caplog: pytest.LogCaptureFixture) -> None:
+    """A stalled client is given up and, if it ever reads again, told so; if it has gone meanwhile, that is no fault."""
+    peer = Peer(slow_timeout=5)
+    peer.serving.cancel()
+    await asyncio.sleep(0)
+    writing = asyncio.create_task(peer.wire.serve_writes())
+    peer.reads.clear()
+    peer.wire.write(text_frame(b"x"))
+    await asyncio.sleep(6)
+    assert peer.wire.ending
+    peer.error = error
+    peer.reads.set()
+    await writing
+    assert peer.sent == ([3008] if error is None else [])
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+@in_virtual_time
+async def test_writing_only_and_a_fault_of_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged, and nothing more is written."""
+    peer = Peer()
+    peer.serving.cancel()
+    await asyncio.sleep(0)
+    peer.error = KeyError("nobody expected this")
+    peer.wire.write = peer.wire._enqueue
+    peer.wire.write(text_frame(b"x"))
+    await peer.wire.serve_writes()
+    assert peer.wire.ending
+    assert "unexpected fault in a connection" in caplog.text
+
+
 # On hypercorn
 
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from redis.asyncio.sentinel import Sentinel
 from hub.errors import BrokerUnavailable, ConfigError
 from hub.pubsub import RedisBroker
 from hub.redis_link import Link, LinkOwner, Pool, describe, open_link, pack, private_pool
-from tests.support.needs import need
+from tests.support.certificate import self_signed
 from tests.support.redis import RedisProcess, running_redis
 from tests.support.waiting import eventually
 
@@ -282,18 +281,12 @@ async def test_a_server_that_cites_the_password() -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A key and a certificate for localhost, signed by itself."""
-    openssl = need("openssl", hint="apt install openssl")
-    folder = tmp_path_factory.mktemp("tls")
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    subprocess.run([*command, *subject, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    return key, certificate
+    """Made once."""
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 @asynccontextmanager
-async def tls_in_front_of(port: int, key: Path, certificate: Path) -> AsyncIterator[int]:
+async def tls_in_front_of(port: int, certificate: Path, key: Path) -> AsyncIterator[int]:
     """A port that speaks TLS and hands on to `port`; closing a connection there closes it here."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
@@ -322,7 +315,7 @@ async def tls_in_front_of(port: int, key: Path, certificate: Path) -> AsyncItera
 async def test_tls(guarded: RedisProcess, certificate: tuple[Path, Path]) -> None:
     """rediss:// with a certificate that is checked: publications large and small, and a loss that is noticed."""
     async with tls_in_front_of(guarded.port, *certificate) as port:
-        url = f"rediss://:{QUOTED}@localhost:{port}/0?ssl_ca_certs={certificate[1]}"
+        url = f"rediss://:{QUOTED}@127.0.0.1:{port}/0?ssl_ca_certs={certificate[0]}"
         heard: list[bytes] = []
         broker = RedisBroker(url)
         await broker.start(lambda channel, payload: heard.append(payload))
@@ -346,8 +339,8 @@ async def test_a_certificate_of_nobody(guarded: RedisProcess, certificate: tuple
     """Without the authority the connection is refused, and the reason told."""
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
     async with tls_in_front_of(guarded.port, *certificate) as port:
-        with pytest.raises(BrokerUnavailable, match=rf"rediss://localhost:{port}/0: .*(?i:certificate)"):
-            await Owner().opened(f"rediss://:{QUOTED}@localhost:{port}/0")
+        with pytest.raises(BrokerUnavailable, match=rf"rediss://127.0.0.1:{port}/0: .*(?i:certificate)"):
+            await Owner().opened(f"rediss://:{QUOTED}@127.0.0.1:{port}/0")
 
 
 # Ends

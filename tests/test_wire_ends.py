@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import weakref
 from itertools import pairwise
@@ -164,6 +165,39 @@ async def test_serving_who_has_gone(ends: str) -> None:
     getattr(transport, ends)()
     await asyncio.sleep(2)
     assert recorder.closed == [(1006, "")]
+
+
+@pytest.mark.parametrize("ends", ["reset", "hang_up"])
+@in_virtual_time
+async def test_accepting_who_has_just_gone(ends: str) -> None:
+    """In the moment before it is known: nothing is written, and the application learns of it by `receive`."""
+    told: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await asyncio.sleep(1)
+        getattr(transport, ends)()
+        with contextlib.suppress(OSError):
+            await send({"type": "websocket.accept"})
+        told.append((await receive())["type"])
+
+    _, transport = Worker(app).connect()
+    transport.feed(HANDSHAKE % b"/")
+    await asyncio.sleep(2)
+    assert transport.sent == b""
+    assert told == ["websocket.disconnect"]
+
+
+@in_virtual_time
+async def test_no_handshake() -> None:
+    """What uvicorn takes for an upgrade and RFC 6455 does not gets the reason; what follows is not heard."""
+    _, transport = Worker(Recorder()).connect()
+    transport.stalled = True
+    transport.feed((HANDSHAKE % b"/").replace(b"Version: 13", b"Version: 12"))
+    transport._protocol.data_received(HANDSHAKE % b"/")
+    transport.take()
+    assert transport.sent.startswith(b"HTTP/1.1 400 ")
+    assert transport.sent.count(b"HTTP/1.1") == 1
 
 
 @in_virtual_time

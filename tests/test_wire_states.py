@@ -176,6 +176,22 @@ async def test_a_client_that_reads_slowly_but_does_stays() -> None:
     assert not transport.lost
 
 
+@in_virtual_time
+async def test_repr() -> None:
+    """The state that an operator would ask for."""
+    worker = Worker(Recorder())
+    protocol, transport = worker.connect()
+    seen = [repr(protocol)]
+    protocol, transport = await worker.upgraded()
+    seen.append(repr(protocol))
+    transport.stalled = True
+    protocol.write(CHUNK * 2)
+    seen.append(repr(protocol))
+    protocol.abort()
+    seen.append(repr(protocol))
+    assert seen == [f"<HubProtocol {state}>" for state in ("new", "open", "congested", "closing")]
+
+
 # Keep-alive
 
 
@@ -254,6 +270,21 @@ async def test_a_handler_that_holds_its_connection() -> None:
     assert transport.sent == b"\x8a\x00"
     transport.feed(client_frame(1, b"c")[3:])
     assert recorder.messages[-1] == (b"c", True)
+
+
+@in_virtual_time
+async def test_holding_what_waits_for_its_turn() -> None:
+    """A hold that comes from outside, between two turns, counts at once."""
+    recorder = Recorder()
+    protocol, transport = await Worker(recorder).upgraded()
+    transport.feed(client_frame(1, b"x") * (FRAMES_PER_TURN + 1))
+    protocol.pause_reading()
+    await asyncio.sleep(1)
+    assert len(recorder.messages) == FRAMES_PER_TURN
+    protocol.resume_reading()
+    await asyncio.sleep(1)
+    assert len(recorder.messages) == FRAMES_PER_TURN + 1
+    assert transport.reading
 
 
 @in_virtual_time

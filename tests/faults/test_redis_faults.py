@@ -106,10 +106,10 @@ async def test_redis_is_killed_and_comes_back(hub: HubProcess, server: RedisProc
         for _ in range(2):
             server.kill()
             killed = time.monotonic()
-            assert await room.refused() < 1
-            assert await asyncio.to_thread(refusal_of_the_api, hub) < 1
-            assert await asyncio.to_thread(all_workers_answer, hub, 503, DETECT_WITHIN) < 1
-            await asyncio.sleep(1 - (time.monotonic() - killed))
+            assert await room.refused() < DETECT_WITHIN
+            assert await asyncio.to_thread(refusal_of_the_api, hub) < DETECT_WITHIN
+            await asyncio.to_thread(all_workers_answer, hub, 503, DETECT_WITHIN)
+            await asyncio.sleep(max(0, 1 - (time.monotonic() - killed)))
             server.start()
             assert await room.resumed() < RESUME_WITHIN
             assert await asyncio.to_thread(all_workers_answer, hub, 200, DETECT_WITHIN) < RESUME_WITHIN
@@ -328,20 +328,18 @@ def kill(client: redis.Redis, name: str) -> None:
 # Many channels
 
 
-async def longest_turn(stop: asyncio.Event) -> tuple[float, float]:
-    """The longest time between two turns of the event loop until the stop, on the clock and in processor seconds."""
-    longest_wall = longest_cpu = 0.0
-    wall, cpu = time.monotonic(), time.thread_time()
+async def longest_turn(stop: asyncio.Event) -> float:
+    """The longest turn of the event loop until the stop, in processor seconds: others may keep us from ours."""
+    longest, last = 0.0, time.thread_time()
     while not stop.is_set():
         await asyncio.sleep(0)
-        longest_wall, wall = max(longest_wall, time.monotonic() - wall), time.monotonic()
-        longest_cpu, cpu = max(longest_cpu, time.thread_time() - cpu), time.thread_time()
-    return longest_wall, longest_cpu
+        longest, last = max(longest, time.thread_time() - last), time.thread_time()
+    return longest
 
 
 @pytest.mark.both_loops
 async def test_five_thousand_channels_come_back(server: RedisProcess) -> None:
-    """All of 5,000 channels deliver again after a restart, without a turn of the event loop that others would feel."""
+    """All of 5,000 channels deliver again after a restart, without a turn of the event loop beyond 100 ms."""
     names = [f"room-{number}" for number in range(5000)]
     broker = RedisBroker(server.url)
     ear = await Ear(broker).start()
@@ -351,15 +349,10 @@ async def test_five_thousand_channels_come_back(server: RedisProcess) -> None:
     server.start()
     stop = asyncio.Event()
     watching = asyncio.create_task(longest_turn(stop))
-    start = time.monotonic()
-    async with asyncio.timeout(RESUME_WITHIN):
-        await asyncio.gather(*(broker.subscribe(name) for name in names))
-    took = time.monotonic() - start
+    # Ready means that all are confirmed. Nobody waits for each of them, because 5,000 tasks would be the longest turn.
+    await eventually(lambda: broker.ready, RESUME_WITHIN)
     stop.set()
-    wall, processor = await watching
-    # Processor time, because the machine may be busy; measured 0.05 to 0.12.
-    assert processor < 0.25, (processor, wall, took)
-    await eventually(lambda: broker.ready)
+    assert await watching < 0.1
     await asyncio.gather(*(broker.publish(name, b"x") for name in names))
     assert {channel for channel, _ in await ear.hears(5000)} == set(names)
     with server.client() as client:

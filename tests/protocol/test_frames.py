@@ -135,6 +135,15 @@ def test_protocol_errors_come_after_the_good_messages(broken: bytes) -> None:
     assert code == 1002
 
 
+@pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
+def test_byte_by_byte(size: int) -> None:
+    """A header may be cut anywhere."""
+    stream = client_frame(Opcode.BINARY, b"x" * size)
+    head, tail = stream[:20], stream[20:]
+    got = read(FrameParser(100_000), *(head[at : at + 1] for at in range(len(head))), tail)
+    assert got == [(Opcode.BINARY, b"x" * size)]
+
+
 def test_too_big_is_refused_from_the_header() -> None:
     """The size limit acts before any payload arrives, also over fragments."""
     assert refusal(client_frame(Opcode.BINARY, b"x" * 1001)[:8]) == ([], 1009)

@@ -51,7 +51,9 @@ def receive_all(socks: list[socket.socket], size: int, timeout: float = 10) -> l
                 raise TimeoutError(f"{len(waiting)} of {len(socks)} clients did not get {size} bytes")
             for fileno, _ in epoll.poll(1):
                 sock, index, left = waiting[fileno]
-                left -= len(sock.recv(left))
+                if not (data := sock.recv(left)):
+                    raise ConnectionError(f"client {index} was disconnected")
+                left -= len(data)
                 waiting[fileno] = (sock, index, left)
                 if not left:
                     arrived[index] = time.monotonic()

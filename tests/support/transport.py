@@ -25,7 +25,7 @@ class FakeTransport(asyncio.Transport):
         self._protocol = protocol
         self._loop = asyncio.get_running_loop()
         self._marks = (65536, 16384)
-        self._paused = self._closing = self._ended = False
+        self._paused = self._closing = self._ended = self._told = False
         # What the client has got; what waits because it does not read.
         self.sent = b""
         self.buffer = b""
@@ -41,10 +41,11 @@ class FakeTransport(asyncio.Transport):
         return len(self.buffer)
 
     def write(self, data: Any) -> None:
-        if self.eof or self._ended:
+        if self.eof or self._told:
             raise RuntimeError("write after the end")
-        self.buffer += data
-        self._flow()
+        if not self._ended:
+            self.buffer += data
+            self._flow()
 
     def can_write_eof(self) -> bool:
         return True
@@ -117,7 +118,11 @@ class FakeTransport(asyncio.Transport):
     def _lose(self, error: Exception | None) -> None:
         if not self._ended:
             self._ended = True
-            self._loop.call_soon(self._protocol.connection_lost, error)
+            self._loop.call_soon(self._tell, error)
+
+    def _tell(self, error: Exception | None) -> None:
+        self._told = True
+        self._protocol.connection_lost(error)
 
 
 async def until_lost(transport: FakeTransport) -> float:
