@@ -75,7 +75,7 @@ def chosen(only: tuple[str, ...], names: list[str]) -> list[str]:
 def main(only: tuple[str, ...], quick: bool, check: bool, output: Path | None, **amounts: Any) -> None:
     """Measure the hub beside the FastAPI tutorial's ConnectionManager, each with one worker, in one run.
 
-    Needs Linux, and about three minutes on an otherwise idle machine with two CPUs or more.
+    Needs Linux, and about four minutes on an otherwise idle machine with two CPUs or more.
     """
     given = {name: value for name, value in amounts.items() if value is not None}
     plan = dataclasses.replace(QUICK if quick else Plan(), **given)

@@ -21,11 +21,11 @@ class LoadClient:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def idle(self, port: int, path: str, count: int) -> None:
-        self._call("idle", port=port, path=path, count=count)
+    def idle(self, port: int, path: str, count: int, dialect: str = "raw") -> None:
+        self._call("idle", port=port, path=path, count=count, dialect=dialect)
 
-    def room(self, port: int, path: str, count: int) -> None:
-        self._call("room", port=port, path=path, count=count)
+    def room(self, port: int, path: str, count: int, dialect: str = "raw") -> None:
+        self._call("room", port=port, path=path, count=count, dialect=dialect)
 
     def run(self, window: int, seconds: float, pids: dict[str, int]) -> dict[str, Any]:
         figures: dict[str, Any] = self._call("run", window=window, seconds=seconds, pids=pids)

@@ -21,18 +21,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from .dialects import DIALECTS, NUMBER, Centrifuge, Raw
 from .measure import cpu_seconds, raise_file_limit
 
-__all__ = ["PAYLOAD", "Room"]
+__all__ = ["Room"]
 
-PAYLOAD = 128
-# How a message arrives: an unmasked text frame with a 16-bit length.
-HEADER = b"\x81\x7e" + PAYLOAD.to_bytes(2, "big")
-FRAME = len(HEADER) + PAYLOAD
-# How it is sent: masked, with a mask of zeros, which leaves the payload as it is.
-CLIENT_HEADER = b"\x81\xfe" + PAYLOAD.to_bytes(2, "big") + b"\0\0\0\0"
-NUMBER = 16
-FILLER = b"." * (PAYLOAD - NUMBER)
 BUFFER = 1 << 20
 # Latency is taken, and the number of the message checked, on every such socket.
 SAMPLE = 16
@@ -45,14 +38,18 @@ REQUEST = (
 TIMEOUT = 30.0
 
 
-def open_sockets(port: int, path: str, count: int) -> list[socket.socket]:
-    """`count` WebSockets after their handshakes."""
+Dialect = Raw | Centrifuge
+
+
+def open_sockets(port: int, path: str, count: int, dialect: Dialect) -> list[socket.socket]:
+    """`count` WebSockets that hear what is published."""
     request = REQUEST.format(path=path, port=port).encode()
     opened: list[socket.socket] = []
     while len(opened) < count:
         batch = [_request(port, request) for _ in range(min(BATCH, count - len(opened)))]
         for sock in batch:
             _await_handshake(sock)
+            dialect.greet(sock)
         opened += batch
     return opened
 
@@ -77,8 +74,11 @@ def _await_handshake(sock: socket.socket) -> None:
 class Room:
     """Sockets in one room; the first of them is the publisher."""
 
-    def __init__(self, sockets: list[socket.socket]) -> None:
+    def __init__(self, sockets: list[socket.socket], dialect: Dialect) -> None:
         self._sockets = sockets
+        self._dialect = dialect
+        # How a message begins, and its size.
+        self._head, self._frame = dialect.head, dialect.frame
         self._epoll = select.epoll()
         self._index = {sock.fileno(): index for index, sock in enumerate(sockets)}
         for sock in sockets:
@@ -124,7 +124,7 @@ class Room:
 
     def _send(self, count: int, now: float) -> None:
         for _ in range(count):
-            frame = CLIENT_HEADER + str(len(self._sent_at)).zfill(NUMBER).encode() + FILLER
+            frame = self._dialect.publication(len(self._sent_at))
             if self._sockets[0].send(frame) != len(frame):
                 raise ConnectionError("the server does not take the publisher's messages")
             self._sent_at.append(now)
@@ -134,14 +134,15 @@ class Room:
         """Take in what has arrived; the number of deliveries."""
         deliveries, buffer = 0, self._buffer
         received, arrived, sockets = self._received, self._arrived, self._sockets
+        size, head = self._frame, self._head
         for fileno, _ in self._epoll.poll(1.0, len(sockets)):
             index = self._index[fileno]
             got = sockets[index].recv_into(buffer)
-            if not got or got % FRAME or not buffer.startswith(HEADER):
+            if not got or got % size or not buffer.startswith(head):
                 got = self._unusual(index, got)
-            before = received[index] // FRAME
+            before = received[index] // size
             received[index] += got
-            after = received[index] // FRAME
+            after = received[index] // size
             deliveries += after - before
             for message in range(before, after):
                 arrived[message] += 1
@@ -154,8 +155,8 @@ class Room:
     def _sample(self, first: int, end: int, latencies: list[float]) -> None:
         now = time.perf_counter()
         latencies.extend(now - self._sent_at[message] for message in range(first, end))
-        number = self._buffer[len(HEADER) : len(HEADER) + NUMBER]
-        if self._buffer.startswith(HEADER) and int(number) != first:
+        number = self._buffer[len(self._head) : len(self._head) + NUMBER]
+        if self._buffer.startswith(self._head) and int(number) != first:
             raise ConnectionError(f"message {int(number)} arrived in the place of message {first}")
 
     def _unusual(self, index: int, got: int) -> int:
@@ -173,7 +174,7 @@ class Room:
                 start, size = at + 4, int.from_bytes(data[at + 2 : at + 4], "big")
             if start + size > len(data):
                 break
-            if data.startswith(HEADER, at):
+            if data.startswith(self._head, at):
                 messages += data[at : start + size]
             else:
                 self._answer(index, data[at], data[start : start + size])
@@ -184,7 +185,9 @@ class Room:
         return len(messages)
 
     def _answer(self, index: int, first: int, payload: bytes) -> None:
-        """Pings are answered; nothing else is expected."""
+        """Pings are answered."""
+        if self._dialect.expects(payload):
+            return
         if first != 0x89:
             raise ConnectionError(f"unexpected frame {first:#x} {payload[:50]!r} under load")
         self._sockets[index].send(bytes((0x8A, 0x80 | len(payload))) + b"\0\0\0\0" + payload)
@@ -216,13 +219,14 @@ class Load:
         self._idle: list[socket.socket] = []
         self._room: Room | None = None
 
-    def idle(self, port: int, path: str, count: int) -> None:
+    def idle(self, port: int, path: str, count: int, dialect: str) -> None:
         """Open sockets and leave them alone."""
-        self._idle += open_sockets(port, path, count)
+        self._idle += open_sockets(port, path, count, DIALECTS[dialect]())
 
-    def room(self, port: int, path: str, count: int) -> None:
+    def room(self, port: int, path: str, count: int, dialect: str) -> None:
         """Open sockets for `run`."""
-        self._room = Room(open_sockets(port, path, count))
+        spoken = DIALECTS[dialect]()
+        self._room = Room(open_sockets(port, path, count, spoken), spoken)
 
     def run(self, window: int, seconds: float, pids: dict[str, int]) -> dict[str, Any]:
         assert self._room is not None

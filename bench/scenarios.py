@@ -36,7 +36,7 @@ class Plan:
 def fan_out(server: Server, plan: Plan, window: int) -> Figures:
     """One room, one publisher that keeps `window` messages outstanding."""
     with load_client() as load:
-        load.room(server.port, server.path, plan.sockets)
+        load.room(server.port, server.path, plan.sockets, server.dialect)
         load.run(window, plan.warm_up, server.pids)
         run = load.run(window, plan.seconds, server.pids)
         load.close()
@@ -56,10 +56,10 @@ def fan_out(server: Server, plan: Plan, window: int) -> Figures:
 def connections(server: Server, plan: Plan) -> Figures:
     """Open connections in a room and leave them alone."""
     with load_client() as load:
-        load.idle(server.port, server.path, plan.warm_connections)
+        load.idle(server.port, server.path, plan.warm_connections, server.dialect)
         time.sleep(plan.pause)
         memory, cpu, start = memory_bytes(server.pid), cpu_seconds(server.pid), time.perf_counter()
-        load.idle(server.port, server.path, plan.idle)
+        load.idle(server.port, server.path, plan.idle, server.dialect)
         took = time.perf_counter() - start
         time.sleep(plan.pause)
         cpu = max(cpu_seconds(server.pid) - cpu, TICK)

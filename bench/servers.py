@@ -42,6 +42,8 @@ class Server:
     pid: int
     # Redis, or None.
     broker_pid: int | None = None
+    # See `bench.dialects`.
+    dialect: str = "raw"
 
     @property
     def pids(self) -> dict[str, int]:
@@ -124,7 +126,7 @@ def _children(pid: int) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def hub() -> Iterator[Server]:
+def hub(path: str = "/ws/bench", dialect: str = "raw") -> Iterator[Server]:
     """`hub serve --workers 1` with the Redis that it chooses (the embedded Valkey)."""
     # The drain is for users; here nobody waits for it.
     arguments = ("serve", "--workers", "1", "--port", "0", "--drain", "0")
@@ -136,7 +138,7 @@ def hub() -> Iterator[Server]:
         )
         if broker is None:
             raise RuntimeError(f"the hub has no Redis of its own:\n{process.log}")
-        yield _give_own_cpu(Server(port=port, path="/ws/bench", pid=_worker_pid(port), broker_pid=broker))
+        yield _give_own_cpu(Server(port=port, path=path, pid=_worker_pid(port), broker_pid=broker, dialect=dialect))
 
 
 def _worker_pid(port: int) -> int:
@@ -162,4 +164,13 @@ def _free_port() -> int:
         return port
 
 
-SERVERS: dict[str, Callable[[], AbstractContextManager[Server]]] = {"hub": hub, "tutorial": tutorial}
+def channels() -> AbstractContextManager[Server]:
+    """The hub's channel endpoint."""
+    return hub("/connection/websocket", "centrifuge")
+
+
+SERVERS: dict[str, Callable[[], AbstractContextManager[Server]]] = {
+    "hub": hub,
+    "channels": channels,
+    "tutorial": tutorial,
+}

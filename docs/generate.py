@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from hub.config import Settings
-from hub.errors import Disconnect, Disconnects, Error, Errors, table
+from hub.errors import Disconnect, Disconnects, Error, Errors, Unsubscribe, Unsubscribes, table
 
 TARGET = Path(__file__).with_name("reference.md")
 
@@ -22,7 +22,9 @@ def settings() -> str:
     lines += ["| setting | environment | default | meaning |", "|---|---|---|---|"]
     for name, field in Settings.model_fields.items():
         variable = "REDIS_URL" if name == "redis_url" else f"HUB_{name.upper()}"
-        default = "" if field.default in (None, ()) else f"`{field.default}`"
+        default = "" if field.default in (None, (), "") else f"`{field.default}`"
+        if name in ("without_namespace", "namespaces"):
+            default = "see [channels](channels.md)"
         lines.append(f"| `{name}` | `{variable}` | {default} | {field.description} |")
     return "\n".join(lines)
 
@@ -34,13 +36,13 @@ def close_codes() -> str:
     values = [value for _, value in table(Disconnects) if isinstance(value, Disconnect)]
     for value in sorted(values, key=lambda value: value.code):
         lines.append(f"| {value.code} | {value.reason or '(none)'} | {'yes' if value.reconnect else 'no'} |")
-    lines += ["", "4403 is sent as HTTP 403 before the handshake; a browser shows it as 1006."]
+    lines += ["", "A foreign origin gets HTTP 403 before the handshake; a browser shows it as 1006."]
     return "\n".join(lines)
 
 
 def errors() -> str:
     """Every refusal of one message."""
-    lines = ["## Errors", "", 'Sent to a raw client as `{"hub": {"error": {"code", "message", "temporary"}}}`.', ""]
+    lines = ["## Errors", "", "\n".join((Errors.__doc__ or "").split("\n\n")[1].split()).replace("\n", " "), ""]
     lines += ["| code | message | temporary |", "|---|---|---|"]
     for _, value in table(Errors):
         if isinstance(value, Error):
@@ -48,8 +50,18 @@ def errors() -> str:
     return "\n".join(lines)
 
 
+def unsubscribes() -> str:
+    """Every reason for which the hub ends a subscription."""
+    lines = ["## Unsubscribe codes", "", " ".join((Unsubscribes.__doc__ or "").split()), ""]
+    lines += ["| code | reason |", "|---|---|"]
+    lines += [
+        f"| {value.code} | {value.reason} |" for _, value in table(Unsubscribes) if isinstance(value, Unsubscribe)
+    ]
+    return "\n".join(lines)
+
+
 def render() -> str:
-    return "\n\n".join((HEAD.rstrip(), settings(), close_codes(), errors())) + "\n"
+    return "\n\n".join((HEAD.rstrip(), settings(), close_codes(), errors(), unsubscribes())) + "\n"
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ __all__ = ["Admission", "Authenticator", "TokenBucket"]
 
 log = logging.getLogger("hub.ws")
 
-# Given the connection and the value of `?token=` (None without one); whether it may connect.
-Authenticator = Callable[[HTTPConnection, str | None], Awaitable[bool]]
+# Given the connection and its token (None without one); whether it may connect, or who it is.
+Authenticator = Callable[[HTTPConnection, str | None], Awaitable[object]]
 
 
 class TokenBucket:
@@ -56,19 +56,24 @@ class Admission:
         self._foreign = Throttled(log, logging.WARNING, "%d connections from origins that HUB_ORIGINS does not list")
         self._full = Throttled(log, logging.WARNING, "%d connections refused because the worker is full")
 
-    async def check(self, connection: HTTPConnection) -> Disconnect | None:
-        """Why the connection may not be, or None."""
+    async def check(self, connection: HTTPConnection, *, authenticate: bool = True) -> Disconnect | None:
+        """Why the connection may not be, or None. Without `authenticate` it says later who it is."""
         if not self._origin_allowed(connection):
             self._foreign.add(last=repr(connection.headers.get("origin", "")[:100]))
             return Disconnects.FORBIDDEN_ORIGIN
         # Before the authenticator, which may be expensive, and after it, because others may have come meanwhile: the
         # caller enters without another await.
-        if not self._is_full() and not await self._authenticate(connection):
+        if authenticate and not self._is_full() and not await self._authenticate(connection):
             return Disconnects.UNAUTHORIZED
         if self._is_full():
             self._full.add()
             return Disconnects.OVERLOADED
         return None
+
+    @property
+    def closed(self) -> bool:
+        """Whether a client must show a token, or whatever the authenticator asks for."""
+        return self._token is not None or self.authenticator is not None
 
     def _is_full(self) -> bool:
         return bool(self._limit) and self.connections >= self._limit
@@ -83,7 +88,7 @@ class Admission:
     async def _authenticate(self, connection: HTTPConnection) -> bool:
         token = connection.query_params.get("token")
         if self.authenticator is not None:
-            return await self.authenticator(connection, token)
+            return bool(await self.authenticator(connection, token))
         return self._token is None or hmac.compare_digest((token or "").encode(), self._token)
 
     def enter(self) -> None:

@@ -1,91 +1,207 @@
-"""The server's HTTP API and the health checks."""
+"""The server's HTTP API: `POST /api/<method>`.
+
+The models make the reference at /docs, and FastAPI checks the requests with them. What is particular is in `_route`:
+the key is asked for before the body is read; a body is JSON whatever its content type says; `data` and `info` stay the
+bytes that they are; and what is wrong is answered in the shape of the Centrifuge API, with status 200 unless the caller
+asks for another one.
+"""
 
 from __future__ import annotations
 
+import functools
 import hmac
-from typing import Annotated, Any
+from collections.abc import Callable, Coroutine
+from typing import Any
 
-from fastapi import APIRouter, HTTPException, Response, Security
-from fastapi.security import APIKeyHeader
-from pydantic import BaseModel, Field
+import msgspec
+from fastapi import APIRouter, HTTPException, Request, Response, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from fastapi.security import APIKeyHeader, APIKeyQuery
+from msgspec import Raw
+from pydantic import BaseModel
+from starlette.datastructures import Headers, MutableHeaders
 
+from .api_methods import ApiMethods, Method, Refusal, bad_fields, refusal
+from .api_models import Answer
 from .config import Settings
-from .errors import BrokerUnavailable, InvalidChannel, MessageTooBig
-from .hub import HubCore
+from .control import HubNode
+from .health import health_router
 
 __all__ = ["api_router"]
 
-_api_key = APIKeyHeader(name="X-API-Key", auto_error=False, description="The value of HUB_API_KEY.")
+OFF = "The HTTP API is off: set HUB_API_KEY (in the configuration file: api_key) to turn it on."
+WRONG_KEY = "The API key is missing or wrong: send it as X-API-Key, as Authorization: apikey <key>, or as ?api_key=."
+
+# Fields with JSON that is not the hub's to understand.
+_OPAQUE = ("data", "info")
+# Requests of many channels or calls are larger than one publication.
+_SEVERAL = 2**20
+
+# For /docs; `_authorize` does the work.
+_schemes = [
+    Security(scheme)
+    for scheme in (
+        APIKeyHeader(name="X-API-Key", scheme_name="X-API-Key", description="A key of HUB_API_KEY.", auto_error=False),
+        APIKeyHeader(name="Authorization", scheme_name="Authorization", description="`apikey <key>`", auto_error=False),
+        APIKeyQuery(name="api_key", scheme_name="api_key", description="It may get into logs.", auto_error=False),
+    )
+]
+_responses: dict[int | str, dict[str, Any]] = {
+    400: {"description": "The body is not a JSON object."},
+    401: {"description": "The API key is missing or wrong, or the API is off."},
+    413: {"description": "The body is too large."},
+}
 
 
-class PublishRequest(BaseModel):
-    """A publication from outside."""
-
-    channel: str = Field(description="Name of the channel or room.", examples=["lobby"])
-    data: Any = Field(description="Any JSON. A string arrives as the text that it is, all else as JSON text.")
-
-
-class PublishResponse(BaseModel):
-    """Redis has taken the publication."""
-
-    result: dict[str, Any] = Field(default_factory=dict)
-
-
-class Health(BaseModel):
-    """State of this worker."""
-
-    status: str
-    node: str
-    broker: str
-    connections: int
-    channels: int
-
-
-def api_router(hub: HubCore, settings: Settings) -> APIRouter:
-    """`/api/publish`, `/health/live`, `/health/ready`."""
+def api_router(hub: HubNode, settings: Settings) -> APIRouter:
+    """`/api/<method>`, and the health checks."""
     router = APIRouter()
-    # JSON may write a character in six bytes. The body is read before the key is checked, so its size must have an end.
-    body_limit = 6 * settings.max_message_size + 4096
-
-    async def authorize(key: Annotated[str | None, Security(_api_key)]) -> None:
-        expected = settings.api_key.get_secret_value() if settings.api_key else ""
-        if not expected:
-            raise HTTPException(403, "The HTTP API is off: set HUB_API_KEY to turn it on.")
-        if not hmac.compare_digest((key or "").encode(), expected.encode()):
-            raise HTTPException(401, "The X-API-Key header is missing or wrong.")
-
-    @router.post("/api/publish", tags=["hub"], dependencies=[Security(authorize)], max_body_size=body_limit)
-    async def publish(body: PublishRequest) -> PublishResponse:
-        """Publish to every client of a channel, on every worker."""
-        try:
-            await hub.publish(body.channel, body.data)
-        except InvalidChannel as error:
-            raise HTTPException(422, str(error)) from None
-        except MessageTooBig as error:
-            raise HTTPException(413, str(error)) from None
-        except BrokerUnavailable as error:
-            raise HTTPException(503, str(error), headers={"Retry-After": "1"}) from None
-        return PublishResponse()
-
-    def health(status: str) -> Health:
-        registry = hub.registry
-        return Health(
-            status=status,
-            node=hub.node,
-            broker=hub.broker.name,
-            connections=registry.subscribers,
-            channels=len(registry.channels),
-        )
-
-    @router.get("/health/live", tags=["health"])
-    async def live() -> Health:
-        """The process runs and its event loop turns."""
-        return health("live")
-
-    @router.get("/health/ready", tags=["health"], responses={503: {"model": Health}})
-    async def ready(response: Response) -> Health:
-        """The relay works, proven by a round trip through Redis within the last seconds; else 503."""
-        response.status_code = 200 if hub.ready else 503
-        return health("ready" if hub.ready else "not ready")
-
+    router.include_router(_methods_router(hub, settings))
+    router.include_router(health_router(hub))
     return router
+
+
+def _methods_router(hub: HubNode, settings: Settings) -> APIRouter:
+    router = APIRouter(
+        prefix="/api",
+        tags=["server API"],
+        route_class=_route(settings.api_keys),
+        dependencies=_schemes,
+        responses=_responses,
+    )
+    # JSON may write a character in six bytes.
+    limit = 6 * settings.max_message_size + 4096
+    for name, method in ApiMethods(hub).table.items():
+        router.add_api_route(
+            f"/{name}",
+            _endpoint(method, bare=name == "batch"),
+            methods=["POST"],
+            summary=name,
+            response_model=method.result if name == "batch" else Answer[method.result],  # type: ignore[name-defined]
+            max_body_size=limit + _SEVERAL if name in ("broadcast", "batch") else limit,
+        )
+    return router
+
+
+class _Failed(Exception):
+    """A call was refused."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+
+
+def _endpoint(method: Method, *, bare: bool) -> Callable[..., Coroutine[Any, Any, Response]]:
+    """What FastAPI calls; it reads parameter and description from the method. A bare result is not in `result`."""
+
+    @functools.wraps(method.run)
+    async def endpoint(body: Any) -> Response:
+        try:
+            result = await method.run(body)
+        except Exception as fault:
+            raise _Failed(refusal(fault)) from None
+        return _answer(result if bare else {"result": result})
+
+    return endpoint
+
+
+def _route(keys: tuple[str, ...]) -> type[APIRoute]:
+    """The class of the API's routes."""
+
+    class ApiRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def answer(request: Request) -> Response:
+                _authorize(request, keys)
+                try:
+                    return await handle(_ApiRequest(request.scope, request.receive))
+                except RequestValidationError as error:
+                    return _refuse(bad_fields(error.errors()), request)
+                except _Failed as error:
+                    return _refuse(error.refusal, request)
+
+            return answer
+
+    return ApiRoute
+
+
+# Who may call
+
+
+def _authorize(request: Request, keys: tuple[str, ...]) -> None:
+    if not keys:
+        raise HTTPException(401, OFF, headers={"WWW-Authenticate": "apikey"})
+    given = _given_key(request).encode()
+    # All are compared, in constant time: how long it takes tells nothing about any of them.
+    if not any([hmac.compare_digest(given, key.encode()) for key in keys]):
+        raise HTTPException(401, WRONG_KEY, headers={"WWW-Authenticate": "apikey"})
+
+
+def _given_key(request: Request) -> str:
+    scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+    bearer = credentials.strip() if scheme.lower() == "apikey" else ""
+    return request.headers.get("X-API-Key") or bearer or request.query_params.get("api_key", "")
+
+
+# The body, and the answer
+
+
+class _ApiRequest(Request):
+    """A request whose body is a JSON object."""
+
+    @property
+    def headers(self) -> Headers:
+        """With the content type that the body has; curl calls everything a form."""
+        headers = MutableHeaders(scope=self.scope).mutablecopy()
+        headers["Content-Type"] = "application/json"
+        return headers
+
+    async def body(self) -> bytes:
+        return await super().body() or b"{}"
+
+    async def json(self) -> Any:
+        try:
+            body = await self.body()
+            body.decode()  # msgspec does not look into what stays raw
+            return _fields(msgspec.json.decode(body, type=dict[str, Raw]))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise HTTPException(400, f"The body is not a JSON object: {error}.") from None
+
+
+def _fields(raw: dict[str, Raw]) -> dict[str, Any]:
+    """Opaque JSON as it came, without white space and line breaks; a null elsewhere is no field at all."""
+    return {name: _field(name, value) for name, value in raw.items() if name in _OPAQUE or bytes(value) != b"null"}
+
+
+def _field(name: str, value: Raw) -> Any:
+    if name in _OPAQUE:
+        return Raw(msgspec.json.format(bytes(value), indent=-1))
+    if name == "commands":
+        return _commands(value)
+    return msgspec.json.decode(value)
+
+
+def _commands(value: Raw) -> Any:
+    """The commands of a batch have opaque fields too."""
+    try:
+        commands = msgspec.json.decode(value, type=list[dict[str, dict[str, Raw]]])
+    except msgspec.ValidationError:  # the model will say what is wrong with it
+        return msgspec.json.decode(value)
+    return [{name: _fields(fields) for name, fields in command.items()} for command in commands]
+
+
+def _answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    body = msgspec.json.encode(content, enc_hook=_dump)
+    return Response(body, status, headers, media_type="application/json")
+
+
+def _dump(model: BaseModel) -> dict[str, Any]:
+    """Models travel without what is None."""
+    return {name: value for name, value in model if value is not None}
+
+
+def _refuse(refusal: Refusal, request: Request) -> Response:
+    if request.headers.get("X-Centrifugo-Error-Mode") != "transport":
+        return _answer({"error": refusal.fields()})
+    return _answer(refusal.fields(), refusal.status, {"Retry-After": "1"} if refusal.status == 503 else None)

@@ -1,17 +1,63 @@
-"""The contract between the hub and what relays between workers, and its reference implementation in memory."""
+"""The contract between the hub and what relays between workers; `hub.memory` is the reference implementation."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Any, Protocol
 
-from .errors import BrokerUnavailable
+from .types import HistoryOptions, HistoryPage, PublishResult
 
-__all__ = ["Broker", "Deliver", "MemoryBroker"]
+__all__ = ["IDEMPOTENCY_TTL", "Broker", "Deliver", "Listener", "PresenceStore", "fresh_epoch"]
 
 # Called with the channel and the published bytes. Synchronous: there is no await between Redis and the socket.
 Deliver = Callable[[str, bytes], None]
+
+
+# Seconds for which the result of a publication with an idempotency key is kept.
+IDEMPOTENCY_TTL = 300.0
+
+
+def fresh_epoch() -> str:
+    """A name that no history of any channel has had yet."""
+    return os.urandom(5).hex()
+
+
+class Listener(Protocol):
+    """What a broker tells besides publications. Synchronous."""
+
+    def on_gap(self) -> None:
+        """All channels are heard again after a time in which publications may have been missed."""
+
+    def on_control(self, payload: bytes) -> None:
+        """Another worker, or this one, has called `broadcast` or `tell`."""
+
+
+class PresenceStore(Protocol):
+    """Who is in which channel, of all workers together.
+
+    An entry belongs to the worker that added it. If that worker dies, the others remove its entries within the lease,
+    each once. What `add` and `remove` were last called with is what this worker wants to be true: while the broker is
+    away it is remembered, and made true when the broker is back; the futures fail with BrokerUnavailable then, which
+    may be ignored.
+    """
+
+    def add(self, channel: str, client: str, user: str, info: bytes, *, announce: bool) -> asyncio.Future[None]:
+        """Register a connection; `client` is its id, `info` a ClientInfo as JSON.
+
+        With `announce` the channel hears of the join (as `hub.types.Membership`) if it was not registered before, and
+        of its leave later, whoever removes the entry.
+        """
+
+    def remove(self, channel: str, client: str) -> asyncio.Future[None]:
+        """Take a connection out again; nothing happens if it is not in."""
+
+    def read(self, channel: str) -> asyncio.Future[dict[str, bytes]]:
+        """ClientInfo as JSON by client id."""
+
+    def stats(self, channel: str) -> asyncio.Future[tuple[int, int]]:
+        """How many connections and how many different users; cheaper than `read`."""
 
 
 class Broker(Protocol):
@@ -26,6 +72,10 @@ class Broker(Protocol):
         """What an operator would call it, without secrets: `redis://host:6379/0`, `memory`."""
 
     @property
+    def node(self) -> str:
+        """The id of this worker among all, hexadecimal."""
+
+    @property
     def shared(self) -> bool:
         """Whether other workers hear what this one publishes."""
 
@@ -37,7 +87,11 @@ class Broker(Protocol):
         socket.
         """
 
-    async def start(self, deliver: Deliver) -> None:
+    @property
+    def presence(self) -> PresenceStore:
+        """Who is where."""
+
+    async def start(self, deliver: Deliver, listener: Listener | None = None) -> None:
         """Begin to connect. Returns at once: an unreachable broker is a state, not an error.
 
         Does nothing if it is running in this event loop; in another one it begins anew.
@@ -46,13 +100,49 @@ class Broker(Protocol):
     async def stop(self) -> None:
         """End every task and connection. What still waits fails with BrokerUnavailable. May be called twice."""
 
-    def publish(self, channel: str, payload: bytes) -> asyncio.Future[None]:
+    def publish(self, channel: str, payload: bytes) -> asyncio.Future[Any]:
         """Send `payload` to every worker with a subscription of `channel`, this one included.
 
         The publication is on its way (or refused) when the call returns, so two calls keep their order; the future
-        says how it went: None once the broker has taken it, BrokerUnavailable otherwise. At most once: it is never
+        says how it went: done once the broker has taken it, BrokerUnavailable otherwise. At most once: it is never
         repeated by itself. It need not be awaited, then a failure is lost.
         """
+
+    def append(
+        self,
+        channel: str,
+        payload: bytes,
+        *,
+        history: HistoryOptions | None,
+        idempotency_key: str = "",
+        version: int = 0,
+        version_epoch: str = "",
+    ) -> asyncio.Future[PublishResult]:
+        """`publish` that is also kept, in one atomic step: the order of the history is the order of delivery.
+
+        What is delivered is the payload behind its position, `p<offset>:<epoch>:` (`hub.protocol.envelope`). Without
+        `history` nothing is kept and no position put in front. The same `idempotency_key` in the same channel within
+        5 minutes returns the first result and sends nothing. With a `version` above 0, nothing is sent unless it is
+        newer than the last one of that `version_epoch`. At most once, like `publish`: it is never repeated by itself.
+        """
+
+    def read_history(
+        self, channel: str, *, since: int | None, limit: int, reverse: bool, meta_ttl: float
+    ) -> asyncio.Future[HistoryPage]:
+        """Publications after offset `since` (before it in `reverse`, newest first), and the end of the history.
+
+        `since` None is one end of what is kept: the oldest, or in `reverse` the newest. `limit` 0 is none, -1 all.
+        Reading gives a channel its epoch, if it has none, and lets it live for `meta_ttl` seconds more.
+        """
+
+    def remove_history(self, channel: str) -> asyncio.Future[None]:
+        """Forget all publications; the position stays, so that offsets go on."""
+
+    def broadcast(self, payload: bytes) -> asyncio.Future[int]:
+        """Tell every worker, this one included; how many were told."""
+
+    def tell(self, node: str, payload: bytes) -> asyncio.Future[int]:
+        """Tell the worker whose broker has this `node` id; 0 if there is none."""
 
     def subscribe(self, channel: str) -> Awaitable[None]:
         """Hear `channel` from now on, over reconnects, until `unsubscribe`.
@@ -67,59 +157,3 @@ class Broker(Protocol):
 
         The broker may linger, so that a quick return costs nothing.
         """
-
-
-class MemoryBroker:
-    """One process, no network: for a single worker, and the reference that the others are tested against."""
-
-    name = "memory"
-    shared = False
-
-    def __init__(self) -> None:
-        self.ready = False
-        self._channels: set[str] = set()
-        # Set by `start`.
-        self._deliver: Deliver | None = None
-
-    def __repr__(self) -> str:
-        return f"<MemoryBroker {self.name} {'ready' if self.ready else 'not ready'}>"
-
-    async def start(self, deliver: Deliver) -> None:
-        self._deliver = deliver
-        self.ready = True
-
-    async def stop(self) -> None:
-        self._deliver = None
-        self._channels.clear()
-        self.ready = False
-
-    def publish(self, channel: str, payload: bytes) -> asyncio.Future[None]:
-        if self._deliver is None:
-            return _answer(BrokerUnavailable("not sent: the broker is stopped"))
-        # As with Redis, the publisher's stack is not the subscriber's.
-        asyncio.get_running_loop().call_soon(self._arrive, channel, payload)
-        return _answer()
-
-    def _arrive(self, channel: str, payload: bytes) -> None:
-        if self._deliver is not None and channel in self._channels:
-            self._deliver(channel, payload)
-
-    def subscribe(self, channel: str) -> Awaitable[None]:
-        if self._deliver is None:
-            return _answer(BrokerUnavailable("not subscribed: the broker is stopped"))
-        self._channels.add(channel)
-        return _answer()
-
-    def unsubscribe(self, channel: str) -> None:
-        self._channels.discard(channel)
-
-
-def _answer(error: BrokerUnavailable | None = None) -> asyncio.Future[None]:
-    """A future that is done; an error that nobody waits for is not worth asyncio's warning."""
-    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    if error is None:
-        done.set_result(None)
-    else:
-        done.set_exception(error)
-        done.exception()
-    return done

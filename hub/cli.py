@@ -1,14 +1,10 @@
-"""The command line: `hub serve`, `hub publish`."""
+"""The command line: `hub serve`, and the other commands from their files."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import os
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +12,10 @@ from typing import Any
 import click
 
 from . import __version__
+from .cli_api import COMMANDS as API_COMMANDS
+from .cli_config import config
+from .cli_token import token
 from .config import Settings
-from .embed import Hub
 from .errors import ConfigError, HubError
 from .log import configure
 
@@ -85,52 +83,8 @@ def serve(**options: Any) -> None:
     sys.exit(asyncio.run(run()))
 
 
-@cli.command()
-@click.argument("room")
-@click.argument("text")
-@click.option("--url", envvar="HUB_URL", help="Address of a hub; used unless a Redis URL is given.  [env: HUB_URL]")
-@click.option("--api-key", envvar="HUB_API_KEY", help="Its HUB_API_KEY.  [env: HUB_API_KEY]")
-@click.option("--redis-url", help="Publish through this Redis instead.  [env: REDIS_URL]")
-def publish(room: str, text: str, url: str | None, api_key: str | None, redis_url: str | None) -> None:
-    """Send TEXT to everybody in ROOM. TEXT of `-` is read from standard input."""
-    message = sys.stdin.read() if text == "-" else text
-    settings = Settings.load(redis_url=redis_url)
-    if url or settings.redis_url is None:
-        _publish_http(url or f"http://{settings.host}:{settings.port}", api_key, room, message)
-    else:
-        asyncio.run(_publish_redis(settings, room, message))
-
-
-async def _publish_redis(settings: Settings, room: str, message: str) -> None:
-    log = logging.getLogger("hub")
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # the error that follows says the same
-    try:
-        async with Hub(settings) as hub:
-            await hub.publish(room, message)
-    finally:
-        log.setLevel(level)
-
-
-def _publish_http(url: str, api_key: str | None, room: str, message: str) -> None:
-    body = json.dumps({"channel": room, "data": message}).encode()
-    headers = {"Content-Type": "application/json", "X-API-Key": api_key or ""}
-    request = urllib.request.Request(f"{url.rstrip('/')}/api/publish", body, headers)
-    try:
-        with urllib.request.urlopen(request, timeout=10):
-            return
-    except urllib.error.HTTPError as error:
-        raise HubError(f"{url} answered {error.code}: {_detail(error)}") from None
-    except (OSError, ValueError) as error:
-        raise HubError(f"cannot reach a hub at {url}: {getattr(error, 'reason', error)}") from None
-
-
-def _detail(error: urllib.error.HTTPError) -> str:
-    body = error.read().decode(errors="replace")
-    try:
-        return str(json.loads(body)["detail"])
-    except (ValueError, KeyError, TypeError):
-        return body[:200]
+for _command in (*API_COMMANDS, token, config):
+    cli.add_command(_command)
 
 
 def main() -> None:

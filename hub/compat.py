@@ -34,13 +34,14 @@ from weakref import WeakKeyDictionary, finalize, ref
 from starlette.exceptions import WebSocketException
 from starlette.websockets import WebSocket, WebSocketState
 
-from .broker import Deliver, MemoryBroker
+from .broker import Deliver, Listener
 from .config import Settings
 from .embed import Hub
 from .errors import BrokerUnavailable, ConfigError, Disconnects
 from .hub import publication_of
+from .memory import MemoryBroker
 from .plain import PlainWire
-from .types import channel_name
+from .types import DataKind, channel_name
 from .ws import wire_of
 
 __all__ = ["ConnectionManager"]
@@ -111,7 +112,9 @@ class ConnectionManager:
         if member is not None and member.given_up:
             return
         sent = publication_of(message)
-        event = {"type": "websocket.send"} | ({"text": sent.data.decode()} if sent.text else {"bytes": sent.data})
+        event = {"type": "websocket.send"} | (
+            {"bytes": sent.data} if sent.kind is DataKind.BINARY else {"text": sent.data.decode()}
+        )
         # Not `websocket.send`: where the client has gone it would mark the connection closed, so that the endpoint's
         # next `receive_text` raised RuntimeError in place of WebSocketDisconnect.
         try:
@@ -164,6 +167,9 @@ class _Member:
         if isinstance(self.wire, PlainWire):
             self._writer = asyncio.create_task(self.wire.serve_writes(), name="hub compat writer")
             self._writer.add_done_callback(lambda writer: self.leave())
+
+    def on_insufficient(self, channel: str) -> None:
+        """The tutorial's clients know no positions."""
 
     def give_up(self) -> None:
         """The client takes nothing. Our own server has noticed that by itself, and knows better how it goes on."""
@@ -221,8 +227,8 @@ class _ProcessBroker(MemoryBroker):
 
     _peers: ClassVar[set[_ProcessBroker]] = set()
 
-    async def start(self, deliver: Deliver) -> None:
-        await super().start(deliver)
+    async def start(self, deliver: Deliver, listener: Listener | None = None) -> None:
+        await super().start(deliver, listener)
         self._loop = asyncio.get_running_loop()
         self._peers.add(self)
 

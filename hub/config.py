@@ -18,12 +18,14 @@ from pydantic_settings import (
 )
 
 from .errors import ConfigError
+from .namespaces import BUILT_IN, OPEN, ChannelOptions, Namespaces
 
 __all__ = ["Settings", "SlowPolicy", "WireOptions"]
 
 SlowPolicy = Literal["disconnect", "drop_oldest", "keep_latest"]
 
-_Origins = Annotated[tuple[str, ...], NoDecode]
+# One or several texts; in the environment separated by commas.
+_Texts = Annotated[tuple[str, ...], NoDecode]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +78,40 @@ class Settings(BaseSettings):
 
     # Who may do what
     token: SecretStr | None = Field(None, description="Static token that clients must send as ?token=.")
-    api_key: SecretStr | None = Field(None, description="Key of the HTTP API (X-API-Key); without one it is off.")
-    origins: _Origins = Field((), description="Origins allowed besides the same host, comma-separated; * for all.")
+    api_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="Keys of the HTTP API (X-API-Key), comma-separated; without one it is off."
+    )
+    origins: _Texts = Field((), description="Origins allowed besides the same host, comma-separated; * for all.")
+
+    # Protocol clients
+    token_hmac_secret_key: SecretStr | None = Field(None, description="Secret of HS256, HS384 and HS512 tokens.")
+    token_hmac_previous_secret_key: SecretStr | None = Field(None, description="The secret before, still accepted.")
+    token_hmac_previous_secret_key_valid_until: int = Field(
+        0, ge=0, description="Until when (Unix time); 0 is for ever."
+    )
+    token_rsa_public_key: str = Field("", description="PEM of the key of RS256, RS384 and RS512 tokens.")
+    token_ecdsa_public_key: str = Field("", description="PEM of the key of ES256, ES384 and ES512 tokens.")
+    token_jwks_public_endpoint: str = Field("", description="URL of a JSON Web Key Set.")
+    token_audience: str = Field("", description="What `aud` of a token must be, if set.")
+    token_issuer: str = Field("", description="What `iss` of a token must be, if set.")
+    token_user_id_claim: str = Field("sub", min_length=1, description="The claim with the user's id.")
+    allow_anonymous_connect_without_token: bool | None = Field(
+        None, description="Clients without a token may connect; unset, they may if no token key is set."
+    )
+    client_insecure: bool = Field(False, description="Everybody may do everything. For tests.")
+    subscribe_to_user_personal_channel: bool = Field(
+        False, description="Each user is subscribed to the channel #<user id>."
+    )
+    user_personal_channel_namespace: str = Field("", description="The namespace of these channels.")
+    client_channel_limit: int = Field(128, ge=1, le=65536, description="Channels of one client.")
+    client_stale_timeout: float = Field(10.0, gt=0, description="A client must send `connect` within this time.")
+    client_expired_grace: float = Field(25.0, ge=0, description="How much later than its token a client expires.")
+    presence_lease: float = Field(10.0, ge=1, le=300, description="The clients of a dead worker leave within this.")
+    recovery_limit: int = Field(300, ge=1, le=10000, description="A client that missed more does not recover.")
+    without_namespace: ChannelOptions = Field(OPEN, description="Channels whose names have no colon.")
+    namespaces: dict[str, ChannelOptions] = Field(
+        dict(BUILT_IN), description="Channels whose names begin with `<name>:`."
+    )
 
     # Limits
     max_message_size: int = Field(65536, ge=1, le=2**30, description="Largest message.")
@@ -95,14 +129,16 @@ class Settings(BaseSettings):
 
     config: Path | None = Field(None, description="TOML file with any of these settings.")
 
-    @field_validator("origins", mode="before")
+    @field_validator("origins", "api_key", mode="before")
     @classmethod
-    def _split_origins(cls, value: Any) -> Any:
+    def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(part.strip().rstrip("/") for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("redis_url", "token", "api_key", "uds", mode="before")
+    @field_validator(
+        "redis_url", "token", "token_hmac_secret_key", "token_hmac_previous_secret_key", "uds", mode="before"
+    )
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         """`HUB_TOKEN=` in a Compose or environment file means no token, not an empty one."""
@@ -121,6 +157,12 @@ class Settings(BaseSettings):
     def _check_together(self) -> Self:
         if self.ping_timeout > self.ping_interval:
             raise ValueError("ping_timeout must not be longer than ping_interval")
+        personal = self.user_personal_channel_namespace
+        if personal and personal not in self.namespaces:
+            raise ValueError(f"user_personal_channel_namespace: there is no namespace {personal!r}")
+        for name in self.namespaces:
+            if not name or ":" in name or "$" in name or "#" in name:
+                raise ValueError(f"namespaces: {name!r} is not a name; it must not have :, $ or #")
         if self.slow_budget < self.max_message_size:
             raise ValueError("slow_budget must hold at least one message of max_message_size")
         return self
@@ -148,7 +190,7 @@ class Settings(BaseSettings):
         try:
             settings = cls(**given)
         except ValidationError as error:
-            raise ConfigError("; ".join(_sentence(fault) for fault in error.errors())) from None
+            raise ConfigError(*map(_sentence, error.errors())) from None
         except ValueError as error:  # a TOML file that cannot be parsed
             raise ConfigError(f"config: {path}: {error}") from None
         if path:
@@ -157,11 +199,18 @@ class Settings(BaseSettings):
 
     def for_worker(self, redis_url: str | None) -> bytes:
         """All settings as JSON, secrets included, with the Redis that the supervisor chose."""
-        values = self.model_dump(exclude={"config", "uds"})
-        for name, value in values.items():
-            if isinstance(value, SecretStr):
-                values[name] = value.get_secret_value()
+        values = self.model_dump(exclude={"config", "uds"}, exclude_unset=True)
+        values |= {name: _reveal(value) for name, value in values.items()}
         return json.dumps({**values, "redis_url": redis_url}).encode()
+
+    @property
+    def api_keys(self) -> tuple[str, ...]:
+        return tuple(key.get_secret_value() for key in self.api_key)
+
+    @property
+    def channels(self) -> Namespaces:
+        """The options of every channel."""
+        return Namespaces(self.without_namespace, self.namespaces)
 
     @property
     def burst(self) -> int:
@@ -172,6 +221,12 @@ class Settings(BaseSettings):
         """The part that connections need."""
         names = WireOptions.__dataclass_fields__
         return WireOptions(**{name: getattr(self, name) for name in names if name != "close_timeout"})
+
+
+def _reveal(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return [_reveal(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _sentence(fault: Any) -> str:

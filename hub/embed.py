@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import redis.asyncio as aioredis
 from fastapi import APIRouter
 from starlette.routing import WebSocketRoute
 
-from .admission import Admission, Authenticator
+from .admission import Admission
 from .api import api_router
-from .broker import Broker, MemoryBroker
+from .authority import Asker, Authenticator, Authority
+from .broker import Broker
+from .channel_ws import ChannelEndpoint
+from .client import Context
 from .config import Settings
-from .hub import HubCore
+from .control import HubNode
+from .handlers import HANDLERS
 from .log import redact_tokens
+from .memory import MemoryBroker
 from .pubsub import RedisBroker
 from .wire_server import OPTIONS_STATE
 from .ws import EchoEndpoint, RawEndpoint
@@ -27,8 +32,13 @@ __all__ = ["Hub"]
 
 log = logging.getLogger("hub")
 
+_Subscribe = TypeVar("_Subscribe", bound=Callable[[Asker, str], Awaitable[bool | None]])
+_Publish = TypeVar("_Publish", bound=Callable[[Asker, str, Any], Awaitable[bool | None]])
+_Disconnect = TypeVar("_Disconnect", bound=Callable[[Asker, int, str], Awaitable[None]])
+_Rpc = TypeVar("_Rpc", bound=Callable[[Asker, Any], Awaitable[Any]])
 
-class Hub(HubCore):
+
+class Hub(HubNode):
     """A realtime hub inside a FastAPI application.
 
     ::
@@ -51,23 +61,61 @@ class Hub(HubCore):
         Raises ConfigError if a setting is wrong.
         """
         self.settings = settings or Settings.load()
+        namespaces = self.settings.channels
         super().__init__(
             broker or _broker(self.settings, redis),
             max_message_size=self.settings.max_message_size,
             subscribe_timeout=self.settings.subscribe_timeout,
+            namespaces=namespaces,
+            recovery_limit=self.settings.recovery_limit,
+            authority=Authority(self.settings, namespaces),
         )
         self._admission = Admission(self.settings)
 
     def authenticate(self, authenticator: Authenticator) -> Authenticator:
-        """Decorator: who may connect. Called with the connection and the value of `?token=` (None without one).
+        """Decorator: who may connect. Called with the connection and its token (None without one).
+
+        The token is `?token=` of a raw client and that of a protocol client's `connect`, which is then not verified as
+        a JWT. `hub.User` tells who it is.
 
         ::
 
             @hub.authenticate
-            async def may_connect(connection: HTTPConnection, token: str | None) -> bool: ...
+            async def may_connect(connection: HTTPConnection, token: str | None) -> bool | User: ...
         """
         self._admission.authenticator = authenticator
+        self.authority.hooks.authenticate = authenticator
         return authenticator
+
+    def on_subscribe(self, function: _Subscribe) -> _Subscribe:
+        """Decorator: who may subscribe without a token, by client and channel; None leaves it to the namespace.
+
+        Not asked for `$private` channels and those with `#users`.
+        """
+        self.authority.hooks.subscribe = function
+        return function
+
+    def on_publish(self, function: _Publish) -> _Publish:
+        """Decorator: who may publish, by client, channel and data; None leaves it to the namespace."""
+        self.authority.hooks.publish = function
+        return function
+
+    def on_disconnect(self, function: _Disconnect) -> _Disconnect:
+        """Decorator: called with client, close code and reason when a protocol client has gone."""
+        self.authority.hooks.disconnect = function
+        return function
+
+    def rpc(self, name: str) -> Callable[[_Rpc], _Rpc]:
+        """Decorator: what clients call by `name`, with client and data; returns what JSON can say.
+
+        `hub.Refused` with an `Error` of 400 to 1999 tells the client what is wrong.
+        """
+
+        def register(function: _Rpc) -> _Rpc:
+            self.authority.hooks.rpc[name] = function
+            return function
+
+        return register
 
     @cached_property
     def router(self) -> APIRouter:
@@ -76,13 +124,15 @@ class Hub(HubCore):
         A *mounted* application's lifespan is not run; there the hub starts with its first connection or publication.
         """
         router = APIRouter(lifespan=self._lifespan)
-        raw = RawEndpoint(self, self.settings, self._admission)
+        raw = RawEndpoint(self, self.settings, self._admission, self.authority)
         echo = EchoEndpoint(self, self.settings, self._admission)
+        context = Context(self, self.settings, self.authority, self._admission, self.clients, HANDLERS)
         # Raw ASGI: FastAPI's own WebSocket routes would keep a task and their dependencies for each connection.
         router.routes += [
             WebSocketRoute("/ws", raw, name="hub_lobby"),
             WebSocketRoute("/ws/{room:hub_room}", raw, name="hub_room"),
             WebSocketRoute("/echo", echo, name="hub_echo"),
+            WebSocketRoute("/connection/websocket", ChannelEndpoint(context), name="hub_channels"),
         ]
         router.include_router(api_router(self, self.settings))
         return router
@@ -108,4 +158,5 @@ def _broker(settings: Settings, redis: str | aioredis.Redis | None) -> Broker:
         prefix=settings.redis_prefix,
         timeout=settings.redis_timeout,
         publish_timeout=settings.publish_timeout,
+        presence_lease=settings.presence_lease,
     )

@@ -5,45 +5,73 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Self
 
 import msgspec
 
 from .broker import Broker
-from .errors import BrokerUnavailable, MessageTooBig
+from .deadlines import Deadlines
+from .errors import BrokerUnavailable, Errors, MessageTooBig, Refused
 from .log import Throttled
+from .namespaces import Namespaces
 from .protocol import envelope
-from .protocol.frames import binary_frame, text_frame
+from .protocol.forms import RAW, Event, Form
 from .registry import Channel, Registry, Subscriber
-from .types import Publication, channel_name
+from .streams import Streams, publications_of
+from .types import (
+    ClientInfo,
+    DataKind,
+    History,
+    PresenceStats,
+    Publication,
+    PublishResult,
+    StreamPosition,
+    channel_name,
+)
 
 __all__ = ["HubCore", "publication_of"]
 
 log = logging.getLogger("hub")
 
 
-def publication_of(data: Any, exclude: bytes = b"") -> Publication:
+def publication_of(data: Any, exclude: bytes = b"", tags: Mapping[str, str] | None = None) -> Publication:
     """How Python values travel: `bytes` as a binary message, `str` as the text that it is, all else as JSON text.
 
     Raises TypeError for what JSON cannot say.
     """
     if isinstance(data, bytes | bytearray | memoryview):
-        return Publication(bytes(data), False, exclude)
+        return Publication(bytes(data), DataKind.BINARY, exclude, tags=tags)
     if isinstance(data, str):
-        return Publication(data.encode(), True, exclude)
-    return Publication(msgspec.json.encode(data), True, exclude)
+        return Publication(data.encode(), DataKind.TEXT, exclude, tags=tags)
+    if isinstance(data, msgspec.Raw):  # JSON already; protocol frames are separated by line breaks
+        return Publication(msgspec.json.format(bytes(data), indent=-1), DataKind.JSON, exclude, tags=tags)
+    return Publication(msgspec.json.encode(data), DataKind.JSON, exclude, tags=tags)
 
 
 class HubCore:
     """One worker's hub: its local connections on one side, the broker on the other."""
 
-    def __init__(self, broker: Broker, *, max_message_size: int = 65536, subscribe_timeout: float = 5.0) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        max_message_size: int = 65536,
+        subscribe_timeout: float = 5.0,
+        namespaces: Namespaces | None = None,
+        recovery_limit: int = 300,
+    ) -> None:
         self.broker = broker
         self.registry = Registry()
+        self.streams = Streams(broker, self.registry, self._emit, recovery_limit)
+        self.namespaces = namespaces or Namespaces()
+        self._recovery_limit = recovery_limit
+        # What connections owe in time; from `start` on.
+        self.deadlines: Deadlines = None  # type: ignore[assignment]
         # This worker among all; in hello frames, logs and connection ids.
-        self.node = os.urandom(6).hex()
+        self.node = broker.node
         self._max_message_size = max_message_size
         self._subscribe_timeout = subscribe_timeout
         self._ids = itertools.count(1)
@@ -74,13 +102,16 @@ class HubCore:
             return
         async with self._starting:
             if self._loop is not loop:
-                await self.broker.start(self.deliver)
+                await self.broker.start(self.deliver, self)
+                self.streams.start()
+                self.deadlines = Deadlines(loop)
                 self._loop = loop
 
     async def stop(self) -> None:
         """The start reversed. Connections are closed by the server, not here."""
         if self._loop is not None:
             self._loop = None
+            await self.streams.stop()
             await self.broker.stop()
 
     async def __aenter__(self) -> Self:
@@ -92,26 +123,83 @@ class HubCore:
 
     # Publishing
 
-    async def publish(self, channel: str, data: Any, *, exclude: bytes = b"") -> None:
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        exclude: bytes = b"",
+        tags: Mapping[str, str] | None = None,
+        idempotency_key: str = "",
+        version: int = 0,
+        version_epoch: str = "",
+        skip_history: bool = False,
+        known: bool = False,
+    ) -> PublishResult:
         """Send `data` to every client of `channel`, on every worker.
 
         `bytes` arrive as a binary message, a `str` as the text that it is, all else as JSON text. Returns once Redis
-        has taken it: at most once, and not stored. `exclude` is the `id` of a connection that shall not get it.
+        has taken it. It is at most once: kept if the channel's namespace has a history, else gone when delivered.
+        `exclude` is the `id` of a connection that shall not get it. The same `idempotency_key` within 5 minutes
+        publishes nothing and returns the first result; so does a `version` that is not newer than the last. With
+        `known` the channel's namespace must be configured; else it is like one without a namespace.
 
-        Raises BrokerUnavailable if Redis is away (it says whether the publication may have been sent), InvalidChannel,
-        MessageTooBig, TypeError for what JSON cannot say.
+        Raises Refused (102) for a namespace that is not known, BrokerUnavailable if Redis is away (it says whether the
+        publication may have been sent), InvalidChannel, MessageTooBig, TypeError for what JSON cannot say.
         """
         await self.start()
-        await self.send(channel_name(channel), publication_of(data, exclude))
+        if self.namespaces.find(channel_name(channel)) is None and known:
+            raise Refused(Errors.UNKNOWN_CHANNEL)
+        publication = publication_of(data, exclude, tags)
+        kept = not skip_history and self.namespaces.of_room(channel).history is not None
+        if kept or idempotency_key or version:
+            return await self.append(
+                channel_name(channel),
+                publication,
+                idempotency_key=idempotency_key,
+                version=version,
+                version_epoch=version_epoch,
+                skip_history=skip_history,
+            )
+        await self.broker.publish(channel_name(channel), envelope.encode(self._sized(publication)))
+        return PublishResult()
 
-    def send(self, channel: str, publication: Publication) -> asyncio.Future[None]:
-        """`publish` without waiting, for callers that keep an order. Raises MessageTooBig."""
+    def send(self, channel: str, publication: Publication) -> asyncio.Future[Any]:
+        """Publish without waiting, for callers that keep an order. Raises MessageTooBig."""
+        if self.namespaces.of_room(channel).history is not None:
+            return self.append(channel, publication)
+        return self.broker.publish(channel, envelope.encode(self._sized(publication)))
+
+    def append(
+        self,
+        channel: str,
+        publication: Publication,
+        *,
+        idempotency_key: str = "",
+        version: int = 0,
+        version_epoch: str = "",
+        skip_history: bool = False,
+    ) -> asyncio.Future[PublishResult]:
+        """Publish into the history, as the channel's namespace has it. Raises MessageTooBig."""
+        options = self.namespaces.of_room(channel)
+        if options.delta_publish and not publication.delta:
+            publication = replace(publication, delta=True)
+        return self.broker.append(
+            channel,
+            envelope.encode(self._sized(publication)),
+            history=None if skip_history else options.history,
+            idempotency_key=idempotency_key,
+            version=version,
+            version_epoch=version_epoch,
+        )
+
+    def _sized(self, publication: Publication) -> Publication:
         if len(publication.data) > self._max_message_size:
             raise MessageTooBig(
                 f"the message has {len(publication.data)} bytes, allowed are {self._max_message_size} "
                 "(HUB_MAX_MESSAGE_SIZE)"
             )
-        return self.broker.publish(channel, envelope.encode(publication))
+        return publication
 
     # Subscribing
 
@@ -119,23 +207,56 @@ class HubCore:
         """A connection id that no other connection of any worker has."""
         return f"{self.node}{next(self._ids):x}".encode()
 
-    async def subscribe(self, subscriber: Subscriber, channel: str) -> None:
+    async def subscribe(self, subscriber: Subscriber, channel: str, form: Form = RAW) -> None:
         """Deliver `channel` to `subscriber`; done once the broker has confirmed.
 
         Raises BrokerUnavailable if that takes longer than `subscribe_timeout`; nothing is left behind then.
         """
-        self.registry.subscribe(subscriber, channel)
+        history = self.namespaces.of_room(channel).history
+        if history is not None:
+            async with self.attending(channel) as attended:
+                await self.streams.locate(attended, history)
+                self.join(subscriber, attended, form)
+            return
+        self.registry.subscribe(subscriber, channel, form)
+        try:
+            await self._confirmed(channel)
+        except BaseException:
+            self.unsubscribe(subscriber, channel)
+            raise
+
+    @asynccontextmanager
+    async def attending(self, name: str) -> AsyncIterator[Channel]:
+        """A channel that is heard in this worker while the block runs, and longer if somebody joins in it.
+
+        Raises BrokerUnavailable if entering takes longer than `subscribe_timeout`.
+        """
+        channel = self.registry.reserve(name)
+        try:
+            await self._confirmed(name)
+            yield channel
+        finally:
+            self._release(channel)
+
+    async def _confirmed(self, channel: str) -> None:
         try:
             async with asyncio.timeout(self._subscribe_timeout):
                 await self.broker.subscribe(channel)
         except TimeoutError:
-            self.unsubscribe(subscriber, channel)
             raise BrokerUnavailable(
                 f"Redis has not confirmed a subscription in {self._subscribe_timeout:g} s"
             ) from None
-        except BaseException:
-            self.unsubscribe(subscriber, channel)
-            raise
+
+    def join(self, subscriber: Subscriber, channel: Channel, form: Form) -> None:
+        """Write to `subscriber` what is delivered from now on, and nothing of what was delivered before."""
+        if channel.pending:
+            self._write(channel)
+        channel.interest += 1
+        self.registry.join(subscriber, channel, form)
+
+    def _release(self, channel: Channel) -> None:
+        if self.registry.release(channel):
+            self.broker.unsubscribe(channel.name)
 
     def unsubscribe(self, subscriber: Subscriber, channel: str) -> None:
         """Stop delivering `channel` to `subscriber`, at once."""
@@ -147,6 +268,55 @@ class HubCore:
         for channel in self.registry.remove(subscriber):
             self.broker.unsubscribe(channel)
 
+    # Asking
+
+    async def history(
+        self, channel: str, *, limit: int = 0, since: StreamPosition | None = None, reverse: bool = False
+    ) -> History:
+        """What was published in `channel`, after `since` (in `reverse` before it, newest first), and the end.
+
+        `limit` 0 is nothing but the position, -1 all; more than `recovery_limit` is never read. Raises Refused if the
+        channel has no history (108) or another one than `since` says (112), BrokerUnavailable.
+        """
+        await self.start()
+        options = self.namespaces.find(channel_name(channel))
+        if options is None:
+            raise Refused(Errors.UNKNOWN_CHANNEL)
+        if options.history is None:
+            raise Refused(Errors.NOT_AVAILABLE)
+        if reverse and since is not None and since.offset == 0:
+            raise Refused(Errors.BAD_REQUEST)
+        most = self._recovery_limit
+        page = await self.broker.read_history(
+            channel,
+            since=since.offset if since is not None else None,
+            limit=most if limit < 0 else min(limit, most),
+            reverse=reverse,
+            meta_ttl=options.history.meta_ttl,
+        )
+        if since is not None and since.epoch not in ("", page.position.epoch):
+            raise Refused(Errors.UNRECOVERABLE_POSITION)
+        return History(publications_of(page), page.position)
+
+    async def presence(self, channel: str) -> dict[str, ClientInfo]:
+        """Who is in `channel`, by the id of the connection. Raises Refused (108), BrokerUnavailable."""
+        self._require_presence(channel)
+        await self.start()
+        return {key: _client_info(info) for key, info in (await self.broker.presence.read(channel)).items()}
+
+    async def presence_stats(self, channel: str) -> PresenceStats:
+        """How many connections and users are in `channel`. Raises Refused (108), BrokerUnavailable."""
+        self._require_presence(channel)
+        await self.start()
+        return PresenceStats(*await self.broker.presence.stats(channel))
+
+    def _require_presence(self, channel: str) -> None:
+        options = self.namespaces.find(channel_name(channel))
+        if options is None:
+            raise Refused(Errors.UNKNOWN_CHANNEL)
+        if not options.presence:
+            raise Refused(Errors.NOT_AVAILABLE)
+
     # Delivering: from here to the socket there is no await, no queue and no task
 
     def deliver(self, name: str, payload: bytes) -> None:
@@ -155,41 +325,77 @@ class HubCore:
         if channel is None or self._loop is None:
             return  # the broker lingers after the last unsubscribe
         try:
-            publication = envelope.decode(payload)
+            event = envelope.decode(payload)
         except ValueError:
             self.malformed.add()
             return
-        if not channel.pending:
+        if isinstance(event, Publication) and event.offset:
+            self.streams.arrive(channel, event)
+        else:
+            self._emit(channel, event)
+
+    def on_gap(self) -> None:
+        """Called by the broker when it hears again: what was missed is read from the histories."""
+        self.streams.heal_all()
+
+    def on_control(self, payload: bytes) -> None:
+        """Called by the broker for what workers tell each other; see `hub.control`."""
+
+    def _emit(self, channel: Channel, event: Event) -> None:
+        if not channel.pending and self._loop is not None:
             if not self._dirty:
                 self._loop.call_soon(self._flush)
             self._dirty.append(channel)
-        channel.pending.append(publication)
+        channel.pending.append(event)
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
         for channel in dirty:
-            publications, channel.pending = channel.pending, []
-            try:
-                _fan_out(channel, publications)
-            except Exception:
-                log.exception("unexpected fault while writing to the clients of %r", channel)
+            self._write(channel)
+
+    def _write(self, channel: Channel) -> None:
+        events, channel.pending = channel.pending, []
+        if not events:
+            return  # somebody who joined in this tick had it written already
+        try:
+            _fan_out(channel, events)
+        except Exception:
+            log.exception("unexpected fault while writing to the clients of %r", channel)
 
 
-def _fan_out(channel: Channel, publications: list[Publication]) -> None:
-    frames = [text_frame(p.data) if p.text else binary_frame(p.data) for p in publications]
-    joined = frames[0] if len(frames) == 1 else b"".join(frames)
-    excluded = {p.exclude for p in publications if p.exclude}
-    if not excluded:
-        for subscriber in channel.subscribers:
-            subscriber.wire.write(joined)
-        return
-    for subscriber in channel.subscribers:
+_decode_info = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def _client_info(info: bytes) -> ClientInfo:
+    found = _decode_info(info)
+    return ClientInfo(
+        user=msgspec.json.decode(found["user"]),
+        client=msgspec.json.decode(found["client"]),
+        conn_info=bytes(found.get("conn_info", b"")),
+        chan_info=bytes(found.get("chan_info", b"")),
+    )
+
+
+def _fan_out(channel: Channel, events: list[Event]) -> None:
+    excluded = {event.exclude for event in events if isinstance(event, Publication) and event.exclude}
+    for form, subscribers in channel.groups.items():
+        frames = form.frames(channel.name, events, channel.last)
+        joined = frames[0] if len(frames) == 1 else b"".join(frames)
+        if excluded:
+            _write_others(subscribers, excluded, joined, list(zip(events, frames, strict=True)))
+        elif joined:
+            for subscriber in subscribers:
+                subscriber.wire.write(joined)
+    channel.advance(events)
+
+
+def _write_others(
+    subscribers: Iterable[Subscriber], excluded: set[bytes], joined: bytes, framed: list[tuple[Event, bytes]]
+) -> None:
+    """To each subscriber what does not exclude it."""
+    for subscriber in subscribers:
+        chunk = joined
         if subscriber.id in excluded:
-            _write_others(subscriber, zip(publications, frames, strict=True))
-        else:
-            subscriber.wire.write(joined)
-
-
-def _write_others(subscriber: Subscriber, framed: Iterable[tuple[Publication, bytes]]) -> None:
-    if others := b"".join([frame for publication, frame in framed if publication.exclude != subscriber.id]):
-        subscriber.wire.write(others)
+            chunk = b"".join([frame for event, frame in framed if getattr(event, "exclude", b"") != subscriber.id])
+        if chunk:
+            subscriber.wire.write(chunk)

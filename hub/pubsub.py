@@ -17,14 +17,20 @@ import itertools
 import logging
 import os
 import random
+from collections.abc import Sequence
+from typing import Any
 
 import redis.asyncio as aioredis
 
-from .broker import Deliver
+from .broker import Deliver, Listener
 from .errors import BrokerUnavailable
-from .redis_commands import Commands, refuse
+from .redis_commands import Argument, Commands, Parse, refuse
 from .redis_feed import Feed
+from .redis_history import RedisHistory
 from .redis_link import Pool, describe, open_link, private_pool
+from .redis_presence import RedisPresence
+from .redis_scripts import Script
+from .types import HistoryOptions, HistoryPage, PublishResult
 
 __all__ = ["RedisBroker"]
 
@@ -57,6 +63,7 @@ class RedisBroker:
         node: str | None = None,
         timeout: float = 3.0,
         publish_timeout: float = 2.0,
+        presence_lease: float = 10.0,
     ) -> None:
         """`source` is a URL or a client whose address and credentials are used; connections are always our own.
 
@@ -67,9 +74,15 @@ class RedisBroker:
         self.name = describe(private_pool(source, timeout, "hub"))
         self.timeout = timeout
         self.publish_timeout = publish_timeout
-        # Where the heartbeat goes, and what comes before the name of a channel.
+        self.prefix = prefix
+        # Where the heartbeat goes, what all workers hear, and what comes before the name of a channel.
         self.control = f"{prefix}:node:{self.node}"
+        self.everybody = f"{prefix}:nodes:all"
         self.channels = f"{prefix}:channel:"
+        self._history = RedisHistory(prefix, self)
+        self.presence = RedisPresence(prefix, self.node, presence_lease)
+        # What each new connection tells the server before anything else.
+        self.scripts = self._history.scripts + self.presence.scripts
         # How often the feed was lost: what was published meanwhile did not reach this worker.
         self.gaps = 0
         # From `start` to `stop`.
@@ -82,22 +95,56 @@ class RedisBroker:
     def ready(self) -> bool:
         return self._session is not None and self._session.ready
 
-    async def start(self, deliver: Deliver) -> None:
+    async def start(self, deliver: Deliver, listener: Listener | None = None) -> None:
         # In another loop it begins anew: the tasks of the first have ended with their loop.
         if self._session is None or self._session.loop is not asyncio.get_running_loop():
-            self._session = _Session(self, deliver)
+            self._session = _Session(self, deliver, listener)
 
     async def stop(self) -> None:
         session, self._session = self._session, None
         if session is not None and session.loop is asyncio.get_running_loop():
             await session.stop()
 
-    def publish(self, channel: str, payload: bytes) -> asyncio.Future[None]:
-        if self._session is None:
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            refuse(future, NOT_SENT)
-            return future
-        return self._session.commands.execute(b"PUBLISH", self.channels + channel, payload)
+    def publish(self, channel: str, payload: bytes) -> asyncio.Future[Any]:
+        return self.execute(b"PUBLISH", self.channels + channel, payload)
+
+    def broadcast(self, payload: bytes) -> asyncio.Future[int]:
+        return self.execute(b"PUBLISH", self.everybody, payload)
+
+    def tell(self, node: str, payload: bytes) -> asyncio.Future[int]:
+        return self.execute(b"PUBLISH", f"{self.prefix}:node:{node}", payload)
+
+    def append(
+        self,
+        channel: str,
+        payload: bytes,
+        *,
+        history: HistoryOptions | None,
+        idempotency_key: str = "",
+        version: int = 0,
+        version_epoch: str = "",
+    ) -> asyncio.Future[PublishResult]:
+        if history is None:
+            return self._history.publish(channel, payload, idempotency_key)
+        return self._history.append(channel, payload, history, idempotency_key, version, version_epoch)
+
+    def read_history(
+        self, channel: str, *, since: int | None, limit: int, reverse: bool, meta_ttl: float
+    ) -> asyncio.Future[HistoryPage]:
+        return self._history.read(channel, since, limit, reverse, meta_ttl)
+
+    def remove_history(self, channel: str) -> asyncio.Future[None]:
+        return self._history.remove(channel)
+
+    def execute(self, *command: Argument, parse: Parse | None = None) -> asyncio.Future[Any]:
+        """`Commands.execute` on the present connection."""
+        return self._session.commands.execute(*command, parse=parse) if self._session is not None else _stopped()
+
+    def call(
+        self, script: Script, keys: Sequence[Argument], args: Sequence[Argument], parse: Parse | None = None
+    ) -> asyncio.Future[Any]:
+        """`Commands.call` on the present connection."""
+        return self._session.commands.call(script, keys, args, parse) if self._session is not None else _stopped()
 
     async def subscribe(self, channel: str) -> None:
         while self._session is not None:
@@ -114,14 +161,25 @@ class RedisBroker:
             self._session.feed.unsubscribe(channel)
 
 
+def _stopped() -> asyncio.Future[Any]:
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    refuse(future, NOT_SENT)
+    return future
+
+
 class _Session:
     """A broker from `start` to `stop`: its connections and the tasks that keep them."""
 
-    def __init__(self, broker: RedisBroker, deliver: Deliver) -> None:
+    def __init__(self, broker: RedisBroker, deliver: Deliver, listener: Listener | None) -> None:
         self._broker = broker
+        self._listener = listener
+        # The feed was lost and is not complete again.
+        self._gap = False
         self.loop = asyncio.get_running_loop()
-        self.commands = Commands(broker.publish_timeout)
-        self.feed = Feed(broker.control, broker.channels, deliver, self._on_confirmed)
+        self.commands = Commands(broker.publish_timeout, broker.scripts)
+        self.feed = Feed(
+            broker.control, broker.everybody, broker.channels, deliver, self._on_control, self._on_confirmed
+        )
         self._interval = min(HEARTBEAT, broker.timeout / 3)
         self._numbers = itertools.count(1)
         # Why Redis refused the last heartbeat, if it did.
@@ -131,12 +189,14 @@ class _Session:
             asyncio.create_task(self._keep("commands", self.commands), name="hub redis commands"),
             asyncio.create_task(self._watch(), name="hub redis heartbeat"),
         ]
+        broker.presence.start(self.commands)
 
     @property
     def ready(self) -> bool:
         return self.feed.heard_within(self._broker.timeout)
 
     async def stop(self) -> None:
+        await self._broker.presence.stop()
         self.commands.turn_away(NOT_SENT)
         self.feed.close(NOT_SUBSCRIBED)
         for task in self._tasks:
@@ -190,11 +250,13 @@ class _Session:
         since = self.loop.time()
         if owner is self.commands:
             self._beat()
+            self._broker.presence.on_connected()
         await owner.lost.wait()
         cause = f" ({owner.cause})" if owner.cause else ""
         log.warning("%s: the connection to %s broke%s; connecting again", role, self._broker.name, cause)
         if owner is self.feed:
             self._broker.gaps += 1
+            self._gap = True
             if self.feed.wanted:
                 log.warning("publications of %d channels may be missing until it is back", len(self.feed.wanted))
         return self.loop.time() - since
@@ -203,6 +265,13 @@ class _Session:
         """The feed is complete: Redis is back, and what is published from now on is heard here."""
         self.commands.welcome()
         self._beat()
+        gap, self._gap = self._gap, False
+        if gap and self._listener is not None:
+            self._listener.on_gap()
+
+    def _on_control(self, payload: bytes) -> None:
+        if self._listener is not None:
+            self._listener.on_control(payload)
 
     # The proof that they work
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from .errors import BrokerUnavailable
 from .redis_link import Link, LinkOwner, pack
+from .redis_scripts import Script
 
-__all__ = ["OUTBOX_LIMIT", "Commands", "refuse"]
+__all__ = ["OUTBOX_LIMIT", "Argument", "Commands", "Parse", "refuse"]
 
 # Publications that wait for Redis, sent or not, in bytes; beyond, new ones are refused.
 OUTBOX_LIMIT = 16 * 1024 * 1024
@@ -20,11 +22,39 @@ BROKEN = "the connection to Redis broke; the publication may have been sent or n
 LATE = "Redis did not answer in time; the publication may have been sent or not"
 
 
-def refuse(future: asyncio.Future[None], reason: str) -> None:
+# What hiredis can pack.
+Argument = bytes | str | int
+# Makes the result of a reply. It is no other task and no other future, because every publication would pay for it.
+Parse = Callable[[Any], Any]
+
+
+class _Command(NamedTuple):
+    """Issued and not answered yet."""
+
+    packed: bytes
+    future: asyncio.Future[Any]
+    deadline: float
+    # The same with the script's source, for a server that does not know its digest.
+    in_full: tuple[Any, ...] | None
+    # What the reply means; None: it is the result as it comes.
+    parse: Parse | None
+
+
+def refuse(future: asyncio.Future[Any], reason: str) -> None:
     """Fail a future with BrokerUnavailable; one that nobody waits for is not worth asyncio's warning."""
     if not future.done():
         future.set_exception(BrokerUnavailable(reason))
         future.exception()
+
+
+def _settle(command: _Command, reply: Any) -> None:
+    """Answer a command, if anybody still waits; what cannot be understood is its failure and nobody else's."""
+    if command.future.done():
+        return
+    try:
+        command.future.set_result(reply if command.parse is None else command.parse(reply))
+    except Exception as error:
+        refuse(command.future, f"Redis answered {reply!r:.100}, which means nothing: {error!r}")
 
 
 class Commands(LinkOwner):
@@ -33,32 +63,55 @@ class Commands(LinkOwner):
     What was not sent waits for the attempt to connect that is under way, but no longer than its deadline; while Redis
     is known to be away nothing is accepted. What was sent and not answered fails with the connection, because
     repeating it could apply it twice.
+
+    Commands run in the order in which they were issued, scripts that the server has lost (SCRIPT FLUSH) included: what
+    comes after waits until those are on their way again.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, scripts: Iterable[Script] = ()) -> None:
+        """`scripts` are made known to each server first of all."""
         super().__init__()
         self._timeout = timeout
-        # (packed, future, deadline): not sent, and sent but not answered. Both in order of deadline.
-        self._outbox: deque[tuple[bytes, asyncio.Future[None], float]] = deque()
-        self._inflight: deque[tuple[int, asyncio.Future[None], float]] = deque()
+        self._scripts = tuple(scripts)
+        # Not sent, and sent but not answered. Both in order of deadline.
+        self._outbox: deque[_Command] = deque()
+        self._inflight: deque[_Command] = deque()
+        # Scripts that the server did not know and so did not run. They go again, ahead of what was not sent, once all
+        # that is under way has come back.
+        self._unknown: list[_Command] = []
         self._bytes = 0
         self._flush_scheduled = False
         # Why nothing is accepted: set by `turn_away`, None again by `welcome`.
         self._refusal: str | None = None
 
-    def execute(self, *command: Any) -> asyncio.Future[None]:
-        """Send with the others of this turn. The future fails with BrokerUnavailable, soon after `timeout` at last."""
+    def execute(self, *command: Argument, parse: Parse | None = None) -> asyncio.Future[Any]:
+        """Send with the others of this turn. The future has what `parse` makes of the reply (bytes, int, list or None).
+
+        It fails with BrokerUnavailable if Redis refuses, or soon after `timeout` at last.
+        """
+        return self._issue(command, None, parse)
+
+    def call(
+        self, script: Script, keys: Sequence[Argument], args: Sequence[Argument], parse: Parse | None = None
+    ) -> asyncio.Future[Any]:
+        """Run a script, by its digest; in full if the server does not have it (a new one, or after SCRIPT FLUSH)."""
+        rest = (len(keys), *keys, *args)
+        return self._issue((b"EVALSHA", script.sha, *rest), (b"EVAL", script.source, *rest), parse)
+
+    def _issue(
+        self, command: tuple[Any, ...], in_full: tuple[Any, ...] | None, parse: Parse | None
+    ) -> asyncio.Future[Any]:
         packed = pack(command)
         # One that is larger than the limit goes alone.
         full = self._bytes and self._bytes + len(packed) > OUTBOX_LIMIT
         reason = self._refusal or (FULL if full else None)
         if reason is None:
-            return self._append(packed)
-        future: asyncio.Future[None] = self.loop.create_future()
+            return self._append(packed, self.loop.create_future(), in_full, parse)
+        future: asyncio.Future[Any] = self.loop.create_future()
         refuse(future, reason)
         return future
 
-    def ask(self, *command: Any) -> asyncio.Future[None] | None:
+    def ask(self, *command: Argument) -> asyncio.Future[Any] | None:
         """`execute` for the heartbeat: past the limit, so that congestion does not look like silence.
 
         None while there is no connection.
@@ -66,11 +119,12 @@ class Commands(LinkOwner):
         if self.link is None:
             return None
         self.unanswered += 1
-        return self._append(pack(command))
+        return self._append(pack(command), self.loop.create_future())
 
     def attach(self, link: Link) -> None:
         super().attach(link)
         self.welcome()
+        self._load_scripts(link)
         self._flush()
 
     def turn_away(self, reason: str = UNREACHABLE) -> None:
@@ -85,50 +139,78 @@ class Commands(LinkOwner):
 
     def expire(self, now: float) -> None:
         """Fail what was past its deadline then."""
-        for _, future, due in self._inflight:
-            if due > now:
+        for command in self._inflight:
+            if command.deadline > now:
                 break
-            refuse(future, LATE)  # it stays in the queue: its reply must be paired off should it come
-        while self._outbox and self._outbox[0][2] <= now:
+            refuse(command.future, LATE)  # it stays in the queue: its reply must be paired off should it come
+        while self._outbox and self._outbox[0].deadline <= now:
             self._drop_unsent(UNREACHABLE)
 
     def on_reply(self, reply: Any) -> None:
         self.unanswered = 0
-        size, future, _ = self._inflight.popleft()
-        self._bytes -= size
-        if future.done():
-            return
-        if isinstance(reply, Exception):
-            refuse(future, f"Redis refused the publication: {reply}")
+        command = self._inflight.popleft()
+        self._bytes -= len(command.packed)
+        if not isinstance(reply, Exception):
+            _settle(command, reply)
+        elif command.in_full is not None and str(reply).startswith("NOSCRIPT"):
+            packed = pack(command.in_full)
+            self._bytes += len(packed)
+            self._unknown.append(command._replace(packed=packed, in_full=None))
         else:
-            future.set_result(None)
+            refuse(command.future, f"Redis refused: {reply}")
+        if self._unknown and not self._inflight:
+            self._repeat_unknown()
+            self._schedule_flush()
 
     def on_lost(self, cause: Exception | None) -> None:
         super().on_lost(cause)
         while self._inflight:
-            size, future, _ = self._inflight.popleft()
-            self._bytes -= size
-            refuse(future, BROKEN)
+            command = self._inflight.popleft()
+            self._bytes -= len(command.packed)
+            refuse(command.future, BROKEN)
+        self._repeat_unknown()
+        if self._refusal is not None:
+            self.turn_away(self._refusal)
 
-    def _append(self, packed: bytes) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = self.loop.create_future()
+    def _append(
+        self,
+        packed: bytes,
+        future: asyncio.Future[Any],
+        in_full: tuple[Any, ...] | None = None,
+        parse: Parse | None = None,
+    ) -> asyncio.Future[Any]:
         self._bytes += len(packed)
-        self._outbox.append((packed, future, self.loop.time() + self._timeout))
+        self._outbox.append(_Command(packed, future, self.loop.time() + self._timeout, in_full, parse))
+        self._schedule_flush()
+        return future
+
+    def _load_scripts(self, link: Link) -> None:
+        """Before anything else, because a script that is not known yet costs a round trip of everybody's."""
+        for script in self._scripts:
+            packed = pack((b"SCRIPT", b"LOAD", script.source))
+            self._bytes += len(packed)
+            self._inflight.append(_Command(packed, self.loop.create_future(), 0, None, None))
+            link.send(packed)
+
+    def _repeat_unknown(self) -> None:
+        self._outbox.extendleft(reversed(self._unknown))
+        self._unknown.clear()
+
+    def _schedule_flush(self) -> None:
         if self.link is not None and not self._flush_scheduled:
             self._flush_scheduled = True
             self.loop.call_soon(self._flush)
-        return future
 
     def _flush(self) -> None:
         self._flush_scheduled = False
-        if self.link is None or not self._outbox:
+        if self.link is None or self._unknown or not self._outbox:
             return
         batch = list(self._outbox)
         self._outbox.clear()
-        self._inflight.extend((len(packed), future, due) for packed, future, due in batch)
-        self.link.send(b"".join([packed for packed, _, _ in batch]))
+        self._inflight.extend(batch)
+        self.link.send(b"".join([command.packed for command in batch]))
 
     def _drop_unsent(self, reason: str) -> None:
-        packed, future, _ = self._outbox.popleft()
-        self._bytes -= len(packed)
-        refuse(future, reason)
+        command = self._outbox.popleft()
+        self._bytes -= len(command.packed)
+        refuse(command.future, reason)

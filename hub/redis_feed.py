@@ -33,10 +33,22 @@ class Feed(LinkOwner):
     belongs to the last SUBSCRIBE, and a channel's future says what Redis does.
     """
 
-    def __init__(self, control: str, prefix: str, deliver: Deliver, on_confirmed: Callable[[], object]) -> None:
-        """`control` is the channel of the heartbeat; `on_confirmed` is called when all channels are subscribed."""
+    def __init__(
+        self,
+        control: str,
+        everybody: str,
+        prefix: str,
+        deliver: Deliver,
+        on_control: Callable[[bytes], object],
+        on_confirmed: Callable[[], object],
+    ) -> None:
+        """`control` is the channel of the heartbeat and of what others tell this worker, `everybody` of what they tell
+        all; both go to `on_control`. `on_confirmed` is called when all channels are subscribed.
+        """
         super().__init__()
         self._control = control.encode()
+        self._everybody = everybody.encode()
+        self._on_control = on_control
         self._prefix = prefix.encode()
         self._deliver = deliver
         self._on_confirmed = on_confirmed
@@ -140,7 +152,8 @@ class Feed(LinkOwner):
     def attach(self, link: Link) -> None:
         super().attach(link)
         # The control channel is the last, so that its confirmation is that of all.
-        self._send_subscribe([*(self._prefix + name.encode() for name in self.wanted), self._control])
+        names = [self._prefix + name.encode() for name in self.wanted]
+        self._send_subscribe([*names, self._everybody, self._control])
 
     def on_reply(self, reply: Any) -> None:
         self.unanswered = 0
@@ -157,18 +170,19 @@ class Feed(LinkOwner):
             self._overtaken += 1
 
     def _on_message(self, channel: bytes, payload: bytes) -> None:
-        if channel == self._control:
-            self._on_heartbeat(payload)
-            return
         try:
-            self._deliver(channel[len(self._prefix) :].decode(), payload)
+            if channel == self._control and payload.isdigit():
+                self._on_heartbeat(int(payload))
+            elif channel == self._control or channel == self._everybody:
+                self._on_control(payload)
+            else:
+                self._deliver(channel[len(self._prefix) :].decode(), payload)
         except Exception:
             log.exception("unexpected fault in the delivery of a publication")
 
-    def _on_heartbeat(self, payload: bytes) -> None:
-        if payload.isdigit():  # whoever may publish here could send anything
-            self._heard, self._heard_at = int(payload), self.loop.time()
-            self._owed_at_ping, self._overtaken = False, 0
+    def _on_heartbeat(self, number: int) -> None:
+        self._heard, self._heard_at = number, self.loop.time()
+        self._owed_at_ping, self._overtaken = False, 0
 
     def _on_subscribed(self, channel: bytes) -> None:
         if channel == self._control:

@@ -19,7 +19,7 @@ import redis.asyncio as aioredis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from .errors import BrokerUnavailable, ConfigError
 
@@ -262,6 +262,8 @@ class _ReaderLink:
         while True:
             try:
                 reply = await self._connection.read_response(disconnect_on_error=False)
+            except NoScriptError as error:  # redis-py takes the code out of the text
+                reply = hiredis.ReplyError(f"NOSCRIPT {error}")
             except aioredis.ResponseError as error:
                 reply = hiredis.ReplyError(str(error))
             self._handler.on_reply(reply)

@@ -6,9 +6,11 @@ nothing behind when they get empty.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from .protocol.forms import RAW, Event, Form
+from .protocol.stream import Stream
 from .types import Publication
 
 __all__ = ["Channel", "Registry", "Subscriber", "Writer"]
@@ -31,20 +33,64 @@ class Subscriber(Protocol):
     def wire(self) -> Writer:
         """The connection."""
 
+    def on_insufficient(self, channel: str) -> None:
+        """Publications were lost for good. Called for subscribers with a positioned form only."""
+
 
 class Channel:
-    """A channel with at least one local subscriber."""
+    """A channel with at least one local subscriber, or one that is about to be."""
 
-    __slots__ = ("name", "pending", "subscribers")
+    __slots__ = ("groups", "interest", "last", "name", "pending", "stream")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.subscribers: set[Subscriber] = set()
+        # Subscribers by the form in which they get its events.
+        self.groups: dict[Form, set[Subscriber]] = {}
+        # Subscribers, and those who wait to become one.
+        self.interest = 0
         # Delivered in this tick and not yet written.
-        self.pending: list[Publication] = []
+        self.pending: list[Event] = []
+        # The last publication that was written.
+        self.last: Publication | None = None
+        # Where it stands; None without history.
+        self.stream: Stream | None = None
 
     def __repr__(self) -> str:
-        return f"<Channel {self.name!r} {len(self.subscribers)} subscribers>"
+        return f"<Channel {self.name!r} {len(self)} subscribers>"
+
+    def __len__(self) -> int:
+        return sum(map(len, self.groups.values()))
+
+    def __iter__(self) -> Iterator[Subscriber]:
+        for group in self.groups.values():
+            yield from group
+
+    def __contains__(self, subscriber: object) -> bool:
+        return any(subscriber in group for group in self.groups.values())
+
+    @property
+    def positioned(self) -> list[Subscriber]:
+        """Those who rely on getting everything."""
+        return [subscriber for form, group in self.groups.items() if form.positioned for subscriber in group]
+
+    def advance(self, events: Sequence[Event]) -> None:
+        """These were written: who is in a form for its first events goes on to the next form."""
+        for event in reversed(events):
+            if isinstance(event, Publication):
+                self.last = event
+                break
+        else:
+            return
+        for form in [form for form in self.groups if form.next is not form]:
+            self.groups.setdefault(form.next, set()).update(self.groups.pop(form))
+
+    def _discard(self, subscriber: Subscriber) -> None:
+        for form, group in self.groups.items():
+            if subscriber in group:
+                group.remove(subscriber)
+                if not group:
+                    del self.groups[form]
+                return
 
 
 class Registry:
@@ -63,32 +109,50 @@ class Registry:
     def channels_of(self, subscriber: Subscriber) -> tuple[str, ...]:
         return self._names.get(subscriber, ())
 
-    def subscribe(self, subscriber: Subscriber, name: str) -> bool:
-        """Add a subscription; true if it is the channel's first in this worker."""
+    # Interest
+
+    def reserve(self, name: str) -> Channel:
+        """Announce a subscriber that is not ready yet: the channel stays until `release`."""
         channel = self.channels.get(name)
-        first = channel is None
         if channel is None:
             channel = self.channels[name] = Channel(name)
-        if subscriber not in channel.subscribers:
-            channel.subscribers.add(subscriber)
-            self._names[subscriber] = (*self._names.get(subscriber, ()), name)
+        channel.interest += 1
+        return channel
+
+    def release(self, channel: Channel) -> bool:
+        """Take back a reservation; true if it was the channel's last interest in this worker."""
+        channel.interest -= 1
+        if channel.interest:
+            return False
+        del self.channels[channel.name]
+        return True
+
+    # Subscriptions
+
+    def join(self, subscriber: Subscriber, channel: Channel, form: Form) -> None:
+        """Turn a reservation into a subscription: what is delivered from now on is written to the subscriber."""
+        channel.groups.setdefault(form, set()).add(subscriber)
+        self._names[subscriber] = (*self._names.get(subscriber, ()), channel.name)
+
+    def subscribe(self, subscriber: Subscriber, name: str, form: Form = RAW) -> bool:
+        """Add a subscription; true if it is the channel's first in this worker."""
+        first = name not in self.channels
+        if first or subscriber not in self.channels[name]:
+            self.join(subscriber, self.reserve(name), form)
         return first
 
     def unsubscribe(self, subscriber: Subscriber, name: str) -> bool:
         """Remove a subscription if there is one; true if it was the channel's last in this worker."""
         channel = self.channels.get(name)
-        if channel is None or subscriber not in channel.subscribers:
+        if channel is None or subscriber not in channel:
             return False
-        channel.subscribers.remove(subscriber)
+        channel._discard(subscriber)
         names = tuple(other for other in self._names[subscriber] if other != name)
         if names:
             self._names[subscriber] = names
         else:
             del self._names[subscriber]
-        if channel.subscribers:
-            return False
-        del self.channels[name]
-        return True
+        return self.release(channel)
 
     def remove(self, subscriber: Subscriber) -> list[str]:
         """Remove all subscriptions of a connection; the channels that it was the last of."""

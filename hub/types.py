@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
 
 from .errors import InvalidChannel
 
-__all__ = ["LOBBY", "Publication", "channel_name"]
+__all__ = [
+    "LOBBY",
+    "NOWHERE",
+    "ClientInfo",
+    "DataKind",
+    "History",
+    "HistoryOptions",
+    "HistoryPage",
+    "Membership",
+    "PresenceStats",
+    "Publication",
+    "PublishResult",
+    "StreamPosition",
+    "channel_name",
+]
 
 # The channel of `/ws`.
 LOBBY = "lobby"
@@ -28,14 +45,107 @@ def channel_name(name: str) -> str:
     return name
 
 
+class DataKind(IntEnum):
+    """What the data of a publication is; the value is its first byte on the way through Redis."""
+
+    # Text as a raw client sent it; UTF-8.
+    TEXT = ord("t")
+    BINARY = ord("b")
+    # Any JSON value; UTF-8, no line breaks outside of strings.
+    JSON = ord("j")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientInfo:
+    """Who a connection is. `conn_info` and `chan_info` are JSON, or empty."""
+
+    user: str
+    client: str
+    conn_info: bytes = b""
+    chan_info: bytes = b""
+
+
+class StreamPosition(NamedTuple):
+    """A place in the history of a channel.
+
+    Offsets count publications from 1; they mean something only together with their epoch, which changes when the
+    history is lost. Offset 0 is the beginning, an empty epoch any.
+    """
+
+    offset: int
+    epoch: str
+
+
+# Of a channel without history.
+NOWHERE = StreamPosition(0, "")
+
+
 @dataclass(frozen=True, slots=True)
 class Publication:
     """One message of a channel, as it travels between workers.
 
-    `data` is UTF-8 where `text` is true, any bytes else. `exclude` names the connection that does not want its own
-    message back; empty: everybody gets it.
+    `exclude` names the connection that does not want its own message back; empty: everybody gets it. `info` is the
+    client that published, a ClientInfo as JSON, if one did. `delta`: it may be sent as the difference to the one
+    before. `offset` and `epoch` are its place in the history; 0 and empty without one.
     """
 
     data: bytes
-    text: bool = True
+    kind: DataKind = DataKind.TEXT
     exclude: bytes = b""
+    info: bytes = b""
+    tags: Mapping[str, str] | None = None
+    delta: bool = False
+    offset: int = 0
+    epoch: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Somebody has joined a channel, or left it. `info` is a ClientInfo as JSON."""
+
+    joined: bool
+    info: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryOptions:
+    """What is kept of a channel: `size` publications for `ttl` seconds, and its position for `meta_ttl` seconds.
+
+    `meta_ttl` is much longer than `ttl`, so that who comes back later than `ttl` learns that it missed something.
+    """
+
+    size: int
+    ttl: float
+    meta_ttl: float
+
+
+class PublishResult(NamedTuple):
+    """Where a publication stands in its channel's history; 0 and empty without history.
+
+    `suppressed`: the same idempotency key, or a newer version, was there already, so nothing was sent.
+    """
+
+    offset: int = 0
+    epoch: str = ""
+    suppressed: bool = False
+
+
+class HistoryPage(NamedTuple):
+    """A part of a channel's history, as (offset, payload), and the position of its end."""
+
+    publications: list[tuple[int, bytes]]
+    position: StreamPosition
+
+
+class History(NamedTuple):
+    """A part of a channel's history, and the position of its end."""
+
+    publications: list[Publication]
+    position: StreamPosition
+
+
+class PresenceStats(NamedTuple):
+    """How many connections are in a channel, and of how many users."""
+
+    num_clients: int
+    num_users: int

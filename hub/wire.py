@@ -48,7 +48,10 @@ LINGER = 0.5
 
 
 class Handler(Protocol):
-    """Who gets what arrives. Both methods are synchronous."""
+    """Who gets what arrives. Both methods are synchronous.
+
+    An attribute `shutdown`, if it has one, is the `Disconnect` with which the server says that it ends.
+    """
 
     def on_message(self, payload: bytes, text: bool, /) -> None:
         """One whole message; valid UTF-8 where `text` is true."""
@@ -406,7 +409,7 @@ class HubProtocol(asyncio.Protocol):
         if self._closing:
             self.abort()
         elif self._server.draining:
-            self.close(Disconnects.RESTART)
+            self.close(getattr(self._handler, "shutdown", Disconnects.RESTART))
         elif self.congested:
             self._check_stall()
         elif self._pinged:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,12 +19,13 @@ from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from .admission import Admission
+from .authority import Authority
 from .config import Settings
-from .errors import BrokerUnavailable, Disconnect, Disconnects, Errors, InvalidChannel
+from .errors import BrokerUnavailable, Disconnect, Disconnects, Error, Errors, InvalidChannel
 from .hub import HubCore
 from .plain import PlainWire
 from .protocol.frames import binary_frame, text_frame
-from .types import LOBBY, Publication, channel_name
+from .types import LOBBY, DataKind, Publication, channel_name
 from .wire import EXTENSION, HubProtocol, Wire
 
 __all__ = ["EchoEndpoint", "RawEndpoint", "wire_of"]
@@ -67,10 +69,13 @@ def control_frame(kind: str, body: Any) -> bytes:
 class RawConnection:
     """A client in one room: `hub.registry.Subscriber` and `hub.wire.Handler`."""
 
-    __slots__ = ("_admission", "_bucket", "_hub", "_room", "_unacknowledged", "id", "wire")
+    __slots__ = ("_admission", "_bucket", "_hub", "_may_publish", "_room", "_unacknowledged", "id", "wire")
 
-    def __init__(self, hub: HubCore, admission: Admission, wire: Wire, room: str, *, echo: bool) -> None:
+    def __init__(
+        self, hub: HubCore, admission: Admission, wire: Wire, room: str, *, echo: bool, may_publish: bool = True
+    ) -> None:
         self._hub = hub
+        self._may_publish = may_publish
         self._admission = admission
         self.wire = wire
         self._room = room
@@ -83,11 +88,14 @@ class RawConnection:
         if self._bucket is not None and not self._bucket.take():
             self.wire.close(Disconnects.TOO_MANY_MESSAGES)
             return
+        if not self._may_publish:
+            self._tell(Errors.PERMISSION_DENIED)
+            return
         cost = max(len(payload), LEAST_COST)
         self._unacknowledged += cost
         if self._unacknowledged >= UNACKNOWLEDGED_LIMIT:
             self.wire.pause_reading()
-        sent = self._hub.send(self._room, Publication(payload, text, self.id))
+        sent = self._hub.send(self._room, Publication(payload, DataKind.TEXT if text else DataKind.BINARY, self.id))
         sent.add_done_callback(partial(self._acknowledged, cost))
 
     def _acknowledged(self, cost: int, sent: asyncio.Future[None]) -> None:
@@ -96,8 +104,14 @@ class RawConnection:
             self.wire.resume_reading()
         if (error := sent.exception()) is not None:
             self._hub.unsent.add()
-            told = {"code": Errors.NOT_RELAYED.code, "message": str(error), "temporary": Errors.NOT_RELAYED.temporary}
-            self.wire.write(control_frame("error", told))
+            self._tell(replace(Errors.NOT_RELAYED, message=str(error)))
+
+    def _tell(self, error: Error) -> None:
+        told = {"code": error.code, "message": error.message, "temporary": error.temporary}
+        self.wire.write(control_frame("error", told))
+
+    def on_insufficient(self, channel: str) -> None:
+        """Raw clients know no positions; what is lost to them is counted (`Streams.lost`)."""
 
     def on_close(self, code: int, reason: str) -> None:
         self._admission.leave()
@@ -163,15 +177,24 @@ class EchoEndpoint(_Endpoint):
 class RawEndpoint(_Endpoint):
     """`/ws` and `/ws/{room}`."""
 
+    def __init__(self, hub: HubCore, settings: Settings, admission: Admission, authority: Authority) -> None:
+        super().__init__(hub, settings, admission)
+        self._authority = authority
+
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             room = channel_name(scope["path_params"].get("room", LOBBY))
         except InvalidChannel:
             await refuse(scope, send, Disconnects.BAD_ROOM)
             return
+        rights = await self._authority.room(room, trusted=self._admission.closed)
+        if not rights.join:
+            await refuse(scope, send, Disconnects.FORBIDDEN_ROOM)
+            return
         query = HTTPConnection(scope).query_params
         wire = wire_of(scope, receive, send, self._settings)
-        connection = RawConnection(self._hub, self._admission, wire, room, echo=query.get("echo") != "0")
+        echo = query.get("echo") != "0"
+        connection = RawConnection(self._hub, self._admission, wire, room, echo=echo, may_publish=rights.publish)
         # Before the subscription: what it delivers waits in the wire until the handshake is answered.
         if query.get("hello") == "1":
             wire.write(control_frame("hello", {"node": self._hub.node, "worker": os.getpid(), "room": room}))

@@ -10,8 +10,9 @@ import fakeredis
 import pytest
 
 from hub import pubsub, redis_feed
-from hub.broker import Broker, MemoryBroker
+from hub.broker import Broker
 from hub.errors import BrokerUnavailable
+from hub.memory import MemoryBroker
 from hub.pubsub import RedisBroker
 from tests.support.relay import Ear
 from tests.support.waiting import eventually

@@ -50,7 +50,7 @@ def test_empty_variables_are_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HUB_TOKEN", "HUB_API_KEY", "REDIS_URL", "HUB_UDS"):
         monkeypatch.setenv(name, "")
     settings = Settings.load()
-    assert (settings.token, settings.api_key, settings.redis_url, settings.uds) == (None, None, None, None)
+    assert (settings.token, settings.api_key, settings.redis_url, settings.uds) == (None, (), None, None)
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
-from hub.broker import MemoryBroker
 from hub.errors import BrokerUnavailable, InvalidChannel, MessageTooBig
 from hub.hub import HubCore, publication_of
+from hub.memory import MemoryBroker
 from hub.protocol.envelope import encode
 from hub.protocol.frames import binary_frame, text_frame
-from hub.types import Publication
+from hub.types import DataKind, Publication
 
 
 class Client:
@@ -37,10 +38,11 @@ class SilentBroker(MemoryBroker):
 @pytest.mark.parametrize(
     ("data", "publication"),
     [
-        ("hi", Publication(b"hi", True)),
-        (b"\x00\xff", Publication(b"\x00\xff", False)),
-        ({"BTC": 1}, Publication(b'{"BTC":1}', True)),
-        ([1, None, "é"], Publication('[1,null,"é"]'.encode(), True)),
+        ("hi", Publication(b"hi", DataKind.TEXT)),
+        (b"\x00\xff", Publication(b"\x00\xff", DataKind.BINARY)),
+        ({"BTC": 1}, Publication(b'{"BTC":1}', DataKind.JSON)),
+        ([1, None, "é"], Publication('[1,null,"é"]'.encode(), DataKind.JSON)),
+        (msgspec.Raw(b'{ "a":\n1.50 }'), Publication(b'{"a":1.50}', DataKind.JSON)),
     ],
 )
 def test_python_values_as_messages(data: object, publication: Publication) -> None:
@@ -57,7 +59,7 @@ async def test_one_write_a_tick() -> None:
         await hub.subscribe(client, "room")
         for payload in (b"1", b"2"):
             hub.deliver("room", encode(Publication(payload)))
-        hub.deliver("room", encode(Publication(b"\xff", text=False)))
+        hub.deliver("room", encode(Publication(b"\xff", DataKind.BINARY)))
         assert client.writes == []
         await asyncio.sleep(0)
         assert client.writes == [text_frame(b"1") + text_frame(b"2") + binary_frame(b"\xff")]

@@ -12,13 +12,47 @@ import hub
 ROOT = Path(hub.__file__).parent
 
 LAYERS = (
-    ("errors", "types", "config", "log"),
-    ("registry", "deadlines", "protocol.envelope", "protocol.frames", "protocol.backlog", "protocol"),
-    ("broker",),
-    ("redis_link", "redis_commands", "redis_feed", "pubsub"),
-    ("hub",),
-    ("handshake", "wire_server", "asgi", "wire", "plain", "http", "admission", "ws", "api"),
-    ("embed", "compat", "embedded", "app", "supervisor", "worker", "cli", "__init__", "__main__"),
+    ("errors", "types", "namespaces", "config", "log"),
+    (
+        *("registry", "deadlines", "tokens", "keys", "jwks", "protocol"),
+        *("protocol.envelope", "protocol.frames", "protocol.backlog", "protocol.fossil", "protocol.tags"),
+        *("protocol.forms", "protocol.stream", "protocol.commands", "protocol.replies", "protocol.session"),
+    ),
+    ("broker", "memory", "memory_history", "memory_presence"),
+    (
+        *("redis_link", "redis_commands", "redis_scripts", "redis_feed", "redis_history"),
+        *("redis_lease", "redis_presence", "pubsub"),
+    ),
+    ("hub", "streams", "authority", "admission"),
+    ("handshake", "wire_server", "asgi", "wire", "plain", "http"),
+    (
+        "clients",
+        "client",
+        "subscription",
+        "handlers",
+        "control",
+        "ws",
+        "channel_ws",
+        "api",
+        "api_methods",
+        "api_models",
+        "health",
+    ),
+    (
+        "embed",
+        "compat",
+        "embedded",
+        "app",
+        "supervisor",
+        "worker",
+        "cli",
+        "cli_api",
+        "cli_config",
+        "cli_remote",
+        "cli_token",
+        "__init__",
+        "__main__",
+    ),
 )
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))

@@ -9,6 +9,7 @@ import pytest
 
 from hub.errors import BrokerUnavailable
 from hub.redis_commands import OUTBOX_LIMIT, Commands, refuse
+from hub.redis_scripts import Script
 from tests.support.clock import run_virtually
 
 TIMEOUT = 2.0
@@ -55,7 +56,7 @@ async def test_one_write_a_turn() -> None:
     assert first.done()
     assert not second.done()
     commands.on_reply(b"x")
-    assert second.result() is None
+    assert second.result() == b"x"
 
 
 async def test_replies_are_paired_in_order() -> None:
@@ -67,8 +68,8 @@ async def test_replies_are_paired_in_order() -> None:
     commands.on_reply(hiredis.ReplyError("NOPERM"))
     commands.on_reply(1)
     commands.on_reply(1)
-    assert failure(failed) == "Redis refused the publication: NOPERM"
-    assert good.result() is None
+    assert failure(failed) == "Redis refused: NOPERM"
+    assert good.result() == 1
 
 
 def test_a_late_reply_is_paired_with_its_own_command() -> None:
@@ -86,7 +87,7 @@ def test_a_late_reply_is_paired_with_its_own_command() -> None:
         commands.on_reply(b"late")
         assert not good.done()
         commands.on_reply(b"good")
-        assert good.result() is None
+        assert good.result() == b"good"
 
     run_virtually(main)
 
@@ -218,3 +219,154 @@ async def test_a_refusal_does_not_overwrite_a_result() -> None:
     future.set_result(None)
     refuse(future, "too late")
     assert future.result() is None
+
+
+# Scripts
+
+SCRIPT = Script("return ARGV[1]")
+NOSCRIPT = hiredis.ReplyError("NOSCRIPT No matching script.")
+
+
+def sent(wire: Wire) -> list[tuple[bytes, bytes]]:
+    """The name and the last argument of each command that was written since the last call."""
+    reader = hiredis.Reader()
+    for packed in wire.writes:
+        reader.feed(packed)
+    wire.writes.clear()
+    found = []
+    while (command := reader.gets()) is not False:
+        found.append((command[0], command[-1]))
+    return found
+
+
+def call(commands: Commands, name: str) -> asyncio.Future[bytes]:
+    return commands.call(SCRIPT, ["key"], [name])
+
+
+async def test_a_script_goes_by_its_digest() -> None:
+    """With the number of keys, the keys and the arguments."""
+    commands, wire = attached()
+    result = call(commands, "ä")
+    await flushed()
+    assert wire.writes == [
+        b"*5\r\n$7\r\nEVALSHA\r\n$40\r\n%s\r\n$1\r\n1\r\n$3\r\nkey\r\n$2\r\n\xc3\xa4\r\n" % SCRIPT.sha
+    ]
+    commands.on_reply(b"done")
+    assert await result == b"done"
+
+
+async def test_scripts_are_loaded_before_anything_else() -> None:
+    """By each connection, and a server that refuses it costs nobody anything."""
+    commands = Commands(TIMEOUT, [SCRIPT])
+    waits = call(commands, "x")
+    for reply in (SCRIPT.sha, hiredis.ReplyError("NOPERM")):
+        wire = Wire()
+        commands.attach(wire)
+        again = call(commands, "y")
+        await flushed()
+        assert [name for name, _ in sent(wire)][:2] == [b"SCRIPT", b"EVALSHA"]
+        commands.on_reply(reply)
+        commands.on_reply(b"done")
+        assert (waits if waits.done() else again).result() == b"done"
+        commands.on_lost(None)
+
+
+async def test_an_unknown_script_goes_in_full_and_nothing_overtakes_it() -> None:
+    """Neither what was under way behind it nor what was issued meanwhile, other commands included."""
+    commands, wire = attached()
+    results = [call(commands, "1"), call(commands, "2")]
+    await flushed()
+    results.append(commands.execute(b"ECHO", "3"))
+    commands.on_reply(NOSCRIPT)
+    await flushed()
+    assert sent(wire) == [(b"EVALSHA", b"1"), (b"EVALSHA", b"2")]
+    results.append(call(commands, "4"))
+    commands.on_reply(NOSCRIPT)
+    await flushed()
+    assert sent(wire) == [(b"EVAL", b"1"), (b"EVAL", b"2"), (b"ECHO", b"3"), (b"EVALSHA", b"4")]
+    for number in (b"1", b"2", b"3", b"4"):
+        commands.on_reply(number)
+    assert [result.result() for result in results] == [b"1", b"2", b"3", b"4"]
+
+
+async def test_an_unknown_script_that_nobody_waits_for_runs_too() -> None:
+    """A publication is on its way when the call has returned, whatever becomes of the future."""
+    commands, wire = attached()
+    call(commands, "1").cancel()
+    await flushed()
+    commands.on_reply(NOSCRIPT)
+    await flushed()
+    assert sent(wire) == [(b"EVALSHA", b"1"), (b"EVAL", b"1")]
+
+
+async def test_a_script_that_is_unknown_in_full_is_refused() -> None:
+    """Whatever says so, it is not sent for ever."""
+    commands, _ = attached()
+    result = call(commands, "1")
+    for _ in range(2):
+        await flushed()
+        commands.on_reply(NOSCRIPT)
+    assert failure(result).startswith("Redis refused: NOSCRIPT")
+
+
+async def test_an_unknown_script_survives_the_loss_of_the_connection() -> None:
+    """It has not run, so it is like one that was not sent; what was under way behind it may have run."""
+    commands, _ = attached()
+    unknown, other = call(commands, "1"), commands.execute(b"ECHO", "2")
+    await flushed()
+    last = call(commands, "3")
+    commands.on_reply(NOSCRIPT)
+    commands.on_lost(None)
+    assert failure(other) == "the connection to Redis broke; the publication may have been sent or not"
+    second = Wire()
+    commands.attach(second)
+    assert sent(second) == [(b"EVAL", b"1"), (b"EVALSHA", b"3")]
+    commands.on_reply(b"1")
+    commands.on_reply(b"3")
+    assert (unknown.result(), last.result()) == (b"1", b"3")
+
+
+async def test_an_unknown_script_is_refused_after_the_end() -> None:
+    """Nothing waits for a connection that does not come any more."""
+    commands, _ = attached()
+    unknown, other = call(commands, "1"), commands.execute(b"ECHO", "2")
+    await flushed()
+    commands.on_reply(NOSCRIPT)
+    commands.turn_away("not sent: the broker is stopped")
+    commands.on_lost(None)
+    assert failure(unknown) == "not sent: the broker is stopped"
+    assert other.done()
+
+
+async def test_room_for_an_unknown_script_is_given_back() -> None:
+    """What it took of the limit is free again after its reply."""
+    commands, _ = attached()
+    for _ in range(3):
+        result = commands.call(SCRIPT, [], [b"x" * (OUTBOX_LIMIT - 200)])
+        for reply in (NOSCRIPT, b""):
+            await flushed()
+            commands.on_reply(reply)
+        assert await result == b""
+
+
+async def test_a_reply_is_parsed() -> None:
+    """The future has what the caller makes of it."""
+    commands, _ = attached()
+    result, called = commands.execute(b"PING", parse=len), commands.call(SCRIPT, [], ["x"], len)
+    await flushed()
+    for reply in (b"PONG", NOSCRIPT):
+        commands.on_reply(reply)
+    await flushed()
+    commands.on_reply(b"four")
+    assert result.result() == called.result() == 4
+
+
+async def test_a_reply_that_means_nothing() -> None:
+    """It is the failure of its own command, and replies stay paired."""
+    commands, _ = attached()
+    bad, good = commands.execute(b"PING", parse=len), commands.execute(b"PING", parse=len)
+    await flushed()
+    commands.on_reply(7)
+    commands.on_reply(b"PONG")
+    assert failure(bad).startswith("Redis answered 7, which means nothing: TypeError")
+    assert good.result() == 4

@@ -12,7 +12,7 @@ from hub.errors import BrokerUnavailable
 from hub.redis_feed import DEAF, LINGER, SUBSCRIBE_BATCH, Feed
 from tests.support.clock import run_virtually
 
-CONTROL = b"hub:node:me"
+CONTROL, EVERYBODY = b"hub:node:me", b"hub:nodes:all"
 
 
 class Wire:
@@ -35,8 +35,11 @@ class Fed:
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, bytes]] = []
+        self.told: list[bytes] = []
         self.confirmations = 0
-        self.feed = Feed(CONTROL.decode(), "hub:channel:", self.deliver, self.confirm)
+        self.feed = Feed(
+            CONTROL.decode(), EVERYBODY.decode(), "hub:channel:", self.deliver, self.told.append, self.confirm
+        )
         self.wire = Wire()
 
     def deliver(self, channel: str, payload: bytes) -> None:
@@ -92,7 +95,7 @@ async def test_what_was_wanted_before_there_was_a_link() -> None:
     """It is subscribed with the link, and the control channel last: its confirmation is that of all."""
     fed = Fed()
     future = fed.feed.subscribe("room")
-    assert fed.attach() == [(b"SUBSCRIBE", b"room", CONTROL)]
+    assert fed.attach() == [(b"SUBSCRIBE", b"room", EVERYBODY, CONTROL)]
     fed.acknowledge("room")
     assert future.done()
     assert not fed.feed.confirmed.is_set()
@@ -108,8 +111,8 @@ async def test_many_channels_are_several_commands() -> None:
     for number in range(2 * SUBSCRIBE_BATCH):
         fed.feed.subscribe(f"room-{number}")
     commands = fed.attach()
-    assert [len(command) - 1 for command in commands] == [SUBSCRIBE_BATCH, SUBSCRIBE_BATCH, 1]
-    assert commands[-1] == (b"SUBSCRIBE", CONTROL)
+    assert [len(command) - 1 for command in commands] == [SUBSCRIBE_BATCH, SUBSCRIBE_BATCH, 2]
+    assert commands[-1] == (b"SUBSCRIBE", EVERYBODY, CONTROL)
 
 
 async def test_a_loss_takes_the_confirmations_back(fed: Fed) -> None:
@@ -120,7 +123,7 @@ async def test_a_loss_takes_the_confirmations_back(fed: Fed) -> None:
     assert not fed.feed.confirmed.is_set()
     assert fed.feed.wanted["a"] is not confirmed
     assert fed.feed.wanted["b"] is waiting
-    assert fed.attach() == [(b"SUBSCRIBE", b"a", b"b", CONTROL)]
+    assert fed.attach() == [(b"SUBSCRIBE", b"a", b"b", EVERYBODY, CONTROL)]
     fed.acknowledge("a", "b")
     assert waiting.done()
     assert fed.feed.wanted["a"].done()
@@ -132,7 +135,7 @@ async def test_a_loss_in_the_turn_of_a_join(fed: Fed) -> None:
     fed.feed.on_lost(None)
     await asyncio.sleep(0)
     assert fed.wire.commands == []
-    assert fed.attach() == [(b"SUBSCRIBE", b"a", CONTROL)]
+    assert fed.attach() == [(b"SUBSCRIBE", b"a", EVERYBODY, CONTROL)]
 
 
 async def test_a_name_that_cannot_be_sent_is_its_callers_fault_alone(fed: Fed) -> None:
@@ -230,7 +233,7 @@ def test_what_lingers_is_not_subscribed_again() -> None:
         await asyncio.sleep(LINGER)
         fed.feed.leave_due()
         assert isinstance(waiting.exception(), BrokerUnavailable)
-        assert fed.attach() == [(b"SUBSCRIBE", CONTROL)]
+        assert fed.attach() == [(b"SUBSCRIBE", EVERYBODY, CONTROL)]
 
     run_virtually(main)
 

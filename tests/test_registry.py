@@ -58,8 +58,8 @@ class RegistryMachine(RuleBasedStateMachine):
     @invariant()
     def tables_agree(self) -> None:
         channels = self.registry.channels
-        assert {(client, name) for name, channel in channels.items() for client in channel.subscribers} == self.model
-        assert all(channel.subscribers for channel in channels.values())
+        assert {(client, name) for name, channel in channels.items() for client in channel} == self.model
+        assert all(len(channel) for channel in channels.values())
         assert self.registry.subscribers == len({client for client, _ in self.model})
         for client in CLIENTS:
             names = self.registry.channels_of(client)

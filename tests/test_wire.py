@@ -160,11 +160,11 @@ async def test_a_client_that_does_not_read_is_dropped(caplog: pytest.LogCaptureF
         await good.handshake(b"/ws/room")
         with small_socket(port) as stalled:
             await asyncio.get_running_loop().sock_sendall(stalled, HANDSHAKE % b"/ws/room")
-            await until(lambda: len(hub.registry.channels["room"].subscribers) == 2)
+            await until(lambda: len(hub.registry.channels["room"]) == 2)
             for _ in range(40):
                 await hub.publish("room", b"x" * 50_000)
                 await good.read(50_004)
-            await until(lambda: len(hub.registry.channels["room"].subscribers) == 1)
+            await until(lambda: len(hub.registry.channels["room"]) == 1)
             await until(lambda: len(server.server_state.connections) == 1, seconds=8)
     assert "clients disconnected because they read too slowly" in caplog.text
 

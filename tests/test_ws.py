@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from hub import BrokerUnavailable, Hub, Settings
-from hub.broker import MemoryBroker
+from hub.memory import MemoryBroker
 from tests.support.uvicorn_server import serving
 from tests.support.waiting import eventually
 

@@ -1,8 +1,11 @@
-"""How a publication travels through Redis.
+"""How a publication travels through Redis. Byte 0 says what follows:
 
-    byte 0   kind: `t` text, `b` binary
-    byte 1   length of the excluded connection's id, 0 for none
-    ...      that id, then the data to the end
+    t b j     text, binary, JSON: a byte, the length of the excluded connection's id (0 for none), that id, the data
+    m         metadata: twice a length (4 bytes, big-endian) and as many bytes (the publisher's ClientInfo and the tags,
+              both JSON, or empty), then one of the above
+    d         it may be sent as a delta; then one of the above
+    p         `p<offset>:<epoch>:`, its position in the history, then one of the above; put in front by the broker
+    + -       somebody joined or left: a ClientInfo as JSON
 
 The kind byte is also the version: a format that comes later gets another letter, so that workers of two versions
 can share a Redis during a rolling upgrade (what a worker does not know it counts and skips).
@@ -10,27 +13,105 @@ can share a Redis during a rolling upgrade (what a worker does not know it count
 
 from __future__ import annotations
 
-from ..types import Publication
+from collections.abc import Mapping
 
-__all__ = ["decode", "encode"]
+import msgspec
 
-_TEXT, _BINARY = ord("t"), ord("b")
+from ..types import DataKind, Membership, Publication
+
+__all__ = ["decode", "encode", "membership", "positioned"]
+
+_KINDS = {int(kind): kind for kind in DataKind}
+_META, _DELTA, _POSITION, _JOIN, _LEAVE = b"mdp+-"
+_tags_decoder = msgspec.json.Decoder(dict[str, str])
+
+NOT_OURS = "not a publication of this hub"
 
 
 def encode(publication: Publication) -> bytes:
-    """The bytes to PUBLISH; `exclude` is at most 255 bytes."""
+    """The bytes to PUBLISH, without the position, which the broker knows; `exclude` is at most 255 bytes."""
     exclude = publication.exclude
-    kind = _TEXT if publication.text else _BINARY
-    return bytes((kind, len(exclude))) + exclude + publication.data
+    payload = bytes((publication.kind, len(exclude))) + exclude + publication.data
+    if publication.delta:
+        payload = b"d" + payload
+    if publication.info or publication.tags:
+        tags = msgspec.json.encode(publication.tags) if publication.tags else b""
+        payload = b"m" + _sized(publication.info) + _sized(tags) + payload
+    return payload
 
 
-def decode(payload: bytes) -> Publication:
-    """The publication in `payload`; ValueError if somebody else wrote to our channels."""
-    if len(payload) < 2 or payload[0] not in (_TEXT, _BINARY) or len(payload) < 2 + payload[1]:
-        raise ValueError("not a publication of this hub")
-    start = 2 + payload[1]
-    data = payload[start:]
-    text = payload[0] == _TEXT
-    if text and not data.isascii():
+def membership(joined: bool, info: bytes) -> bytes:
+    """The bytes to PUBLISH for a join or a leave; `info` is a ClientInfo as JSON."""
+    return (b"+" if joined else b"-") + info
+
+
+def positioned(payload: bytes, offset: int, epoch: str) -> bytes:
+    """A payload behind its position."""
+    return b"p%d:%s:" % (offset, epoch.encode()) + payload
+
+
+def decode(payload: bytes) -> Publication | Membership:
+    """What `payload` says; ValueError if somebody else wrote to our channels."""
+    if not payload:
+        raise ValueError(NOT_OURS)
+    kind = payload[0]
+    if kind in _KINDS:
+        return _decode_plain(payload, 0)
+    if kind == _POSITION:
+        return _decode_positioned(payload)
+    if kind in (_JOIN, _LEAVE):
+        payload.decode()
+        return Membership(kind == _JOIN, payload[1:])
+    return _decode_rich(payload, 0)
+
+
+def _decode_positioned(payload: bytes) -> Publication:
+    after_offset = payload.find(b":", 1, 32)
+    after_epoch = payload.find(b":", after_offset + 1, after_offset + 64)
+    if after_offset < 0 or after_epoch < 0:
+        raise ValueError(NOT_OURS)
+    offset, epoch = int(payload[1:after_offset]), payload[after_offset + 1 : after_epoch].decode()
+    return _decode_rich(payload, after_epoch + 1, offset, epoch)
+
+
+def _decode_rich(payload: bytes, start: int, offset: int = 0, epoch: str = "") -> Publication:
+    info, tags, delta = b"", None, False
+    if payload[start : start + 1] == b"m":
+        info, start = _take(payload, start + 1)
+        raw_tags, start = _take(payload, start)
+        tags = _decode_tags(info, raw_tags)
+    if payload[start : start + 1] == b"d":
+        delta, start = True, start + 1
+    plain = _decode_plain(payload, start)
+    return Publication(plain.data, plain.kind, plain.exclude, info, tags, delta, offset, epoch)
+
+
+def _decode_plain(payload: bytes, at: int) -> Publication:
+    start = at + 2
+    if len(payload) < start or payload[at] not in _KINDS or len(payload) < start + payload[at + 1]:
+        raise ValueError(NOT_OURS)
+    kind, end = _KINDS[payload[at]], start + payload[at + 1]
+    data = payload[end:]
+    if kind is not DataKind.BINARY and not data.isascii():
         data.decode()  # a text frame that is not UTF-8 would make every browser drop its connection
-    return Publication(data, text, payload[2:start])
+    return Publication(data, kind, payload[start:end])
+
+
+def _decode_tags(info: bytes, tags: bytes) -> Mapping[str, str] | None:
+    info.decode()
+    try:
+        return _tags_decoder.decode(tags) if tags else None
+    except msgspec.MsgspecError:
+        raise ValueError(NOT_OURS) from None
+
+
+def _sized(part: bytes) -> bytes:
+    return len(part).to_bytes(4, "big") + part
+
+
+def _take(payload: bytes, start: int) -> tuple[bytes, int]:
+    size = int.from_bytes(payload[start : start + 4], "big")
+    end = start + 4 + size
+    if len(payload) < end:
+        raise ValueError(NOT_OURS)
+    return payload[start + 4 : end], end

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.protocol import envelope
-from hub.types import Publication
+from hub.types import DataKind, Publication
 
 ids = st.binary(max_size=255)
 publications = st.one_of(
-    st.builds(lambda text, id_: Publication(text.encode(), True, id_), st.text(), ids),
-    st.builds(lambda data, id_: Publication(data, False, id_), st.binary(), ids),
+    st.builds(lambda text, id_: Publication(text.encode(), DataKind.TEXT, id_), st.text(), ids),
+    st.builds(lambda data, id_: Publication(data, DataKind.BINARY, id_), st.binary(), ids),
 )
 
 

@@ -71,7 +71,7 @@ class MiniLink:
 
 
 class MiniRedis:
-    """PUBLISH, SUBSCRIBE, UNSUBSCRIBE and PING; `open_link` takes the place of `hub.pubsub.open_link`."""
+    """PUBLISH, SUBSCRIBE, UNSUBSCRIBE, PING, SCRIPT, and leases; `open_link` takes that of `hub.pubsub.open_link`."""
 
     def __init__(self) -> None:
         self.links: list[MiniLink] = []
@@ -128,6 +128,11 @@ class MiniRedis:
             link.tell(1)
         elif name == b"PING":
             link.tell([b"pong", b""] if link.role == "feed" else b"PONG")
+        elif name == b"SCRIPT":
+            link.tell(b"digest")
+        elif name == b"EVALSHA":
+            # Leases of presence, known by the number of arguments: renew, reap, and take or claim (there is none).
+            link.tell({5: [b"kept", 60_000, b""], 6: 0, 7: b""}[len(arguments)])
         else:
             for channel in arguments:
                 change = list.append if name == b"SUBSCRIBE" else list.remove

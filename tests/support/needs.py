@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
 # The continuous integration sets this: nothing may be skipped there.
 STRICT = os.environ.get("HUB_TEST_STRICT") == "1"
+
+
+def missing(what: str) -> NoReturn:
+    """Skip the test because of `what`; under HUB_TEST_STRICT=1 it fails instead."""
+    if STRICT:
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 def need(*names: str, hint: str) -> str:
@@ -19,10 +27,7 @@ def need(*names: str, hint: str) -> str:
     for name in names:
         if path := shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"):
             return path
-    missing = f"{' or '.join(names)} is not installed: {hint}"
-    if STRICT:
-        pytest.fail(missing)
-    pytest.skip(missing)
+    missing(f"{' or '.join(names)} is not installed: {hint}")
 
 
 def chromium() -> str:
@@ -33,3 +38,13 @@ def chromium() -> str:
 def nginx() -> str:
     """The system's nginx."""
     return need("nginx", hint="apt install nginx-light")
+
+
+def node() -> str:
+    """Node.js, with its test runner and fetch."""
+    return need("node", hint="apt install nodejs")
+
+
+def npm() -> str:
+    """Node's package manager."""
+    return need("npm", hint="apt install npm")

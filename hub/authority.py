@@ -1,0 +1,377 @@
+"""Who may do what: tokens, the application's own functions, and the permissions of namespaces, in this order."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+from starlette.requests import HTTPConnection
+
+from .config import Settings
+from .errors import Disconnects, Ended, Error, Errors, Refused
+from .namespaces import PRIVATE, ChannelOptions, Namespaces
+from .tokens import (
+    ConnectionToken,
+    KeysUnavailable,
+    Override,
+    SubscribeGrant,
+    SubscriptionToken,
+    TokenExpired,
+    TokenInvalid,
+    TokenKeys,
+    TokenVerifier,
+)
+
+__all__ = ["Asker", "Authority", "Grant", "Hooks", "Principal", "RoomRights", "User"]
+
+log = logging.getLogger("hub.client")
+
+# What stands before the users of a channel that only they may enter: `dialog#7,12`.
+LIMITED = "#"
+# Longest name; the bytes count, because that is what Redis and other servers have to keep.
+MAX_NAME = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """What `@hub.authenticate` may return: who the connection is.
+
+    `info` is shown to others (any JSON value), `channels` are subscribed for the client, `expire_at` is Unix time.
+    """
+
+    id: str
+    info: Any = None
+    channels: tuple[str, ...] = ()
+    expire_at: float = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """Who a protocol connection is. `info` is JSON or empty; `expire_at` Unix time, 0 for never."""
+
+    user: str = ""
+    info: bytes = b""
+    expire_at: float = 0
+    # Server-side subscriptions.
+    subs: Mapping[str, SubscribeGrant] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """That a client may subscribe, and how."""
+
+    options: ChannelOptions
+    info: bytes = b""
+    data: bytes = b""
+    expire_at: float = 0
+
+
+class RoomRights(NamedTuple):
+    """What a raw client may do in a room."""
+
+    join: bool
+    publish: bool
+
+
+class Asker(Protocol):
+    """The client that wants something, as hooks see it."""
+
+    @property
+    def client_id(self) -> str: ...
+
+    @property
+    def user(self) -> str: ...
+
+    def is_subscribed(self, channel: str) -> bool: ...
+
+
+class _RawAsker:
+    """A client of the raw endpoint: nobody in particular."""
+
+    client_id = ""
+    user = ""
+
+    def is_subscribed(self, channel: str) -> bool:
+        return False
+
+
+Authenticator = Callable[[HTTPConnection, str | None], Awaitable["bool | User | None"]]
+
+
+@dataclass(slots=True)
+class Hooks:
+    """The application's functions; see the decorators of `hub.Hub`."""
+
+    authenticate: Authenticator | None = None
+    subscribe: Callable[[Asker, str], Awaitable[bool | None]] | None = None
+    publish: Callable[[Asker, str, Any], Awaitable[bool | None]] | None = None
+    disconnect: Callable[[Asker, int, str], Awaitable[None]] | None = None
+    rpc: dict[str, Callable[[Asker, Any], Awaitable[Any]]] = field(default_factory=dict)
+
+
+class Authority:
+    """The rules of one hub."""
+
+    def __init__(self, settings: Settings, namespaces: Namespaces) -> None:
+        """Raises ConfigError if a token key cannot be used."""
+        keys = _token_keys(settings)
+        # What clients may show in place of a signed token; None without one.
+        self._static = settings.token.get_secret_value().encode() if settings.token else None
+        self.hooks = Hooks()
+        self.namespaces = namespaces
+        self.insecure = settings.client_insecure
+        self._tokens = TokenVerifier(keys)
+        anonymous = settings.allow_anonymous_connect_without_token
+        self._anonymous = self.insecure or (anonymous if anonymous is not None else not (keys.any or self._static))
+        self._personal = settings.subscribe_to_user_personal_channel
+        self._personal_namespace = settings.user_personal_channel_namespace
+
+    # Connections
+
+    async def connect(self, connection: HTTPConnection, token: str) -> Principal:
+        """Who it is. Raises Refused or Ended."""
+        if self.hooks.authenticate is not None:
+            return self._admitted(await self._ask(self.hooks.authenticate, connection, token))
+        if self._is_static(token or connection.query_params.get("token", "")):
+            return Principal()
+        if not token:
+            if not self._anonymous:
+                raise Ended(Disconnects.BAD_REQUEST)
+            return Principal()
+        return self._admitted(await self._verify(token))
+
+    async def refresh(self, connection: HTTPConnection | None, token: str, user: str) -> Principal:
+        """The same connection with a new token. Raises Refused if that cannot be judged now, Ended."""
+        try:
+            principal = self._admitted(await self._verify_again(connection, token))
+        except Refused as refusal:
+            if refusal.error.temporary:
+                raise
+            raise Ended(Disconnects.EXPIRED) from None
+        if principal.user != user:
+            raise Ended(Disconnects.INVALID_TOKEN)
+        return principal
+
+    async def _verify_again(self, connection: HTTPConnection | None, token: str) -> Principal:
+        if self.hooks.authenticate is None:
+            return await self._verify(token)
+        if connection is None:  # its user does not expire
+            raise Ended(Disconnects.BAD_REQUEST)
+        return await self._ask(self.hooks.authenticate, connection, token)
+
+    def _is_static(self, token: str) -> bool:
+        return self._static is not None and hmac.compare_digest(token.encode(errors="surrogatepass"), self._static)
+
+    async def _ask(self, authenticator: Authenticator, connection: HTTPConnection, token: str) -> Principal:
+        answer = await authenticator(connection, token or None)
+        if isinstance(answer, User):
+            info = msgspec.json.encode(answer.info) if answer.info is not None else b""
+            subs = {channel: SubscribeGrant() for channel in answer.channels}
+            return Principal(user=answer.id, info=info, expire_at=answer.expire_at, subs=subs)
+        if not answer:
+            raise Ended(Disconnects.INVALID_TOKEN)
+        return Principal()
+
+    async def _verify(self, token: str) -> Principal:
+        try:
+            return _principal(await self._tokens.connection(token))
+        except TokenExpired:
+            raise Refused(Errors.TOKEN_EXPIRED) from None
+        except TokenInvalid as error:
+            log.info("a connection token was refused: %s", error)
+            raise Ended(Disconnects.INVALID_TOKEN) from None
+        except KeysUnavailable as error:
+            raise Refused(Errors.INTERNAL, str(error)) from None
+
+    def _admitted(self, principal: Principal) -> Principal:
+        """With the personal channel. Raises Refused if its time is over."""
+        if principal.expire_at and principal.expire_at <= time.time():
+            raise Refused(Errors.EXPIRED)
+        if not (self._personal and principal.user):
+            return principal
+        channel = f"{LIMITED}{principal.user}"
+        if self._personal_namespace:
+            channel = f"{self._personal_namespace}:{channel}"
+        subs = {**principal.subs, channel: principal.subs.get(channel, SubscribeGrant())}
+        return Principal(user=principal.user, info=principal.info, expire_at=principal.expire_at, subs=subs)
+
+    # Subscriptions
+
+    def options(self, channel: str) -> ChannelOptions:
+        """The options of a channel that somebody names. Raises Refused."""
+        if len(channel.encode(errors="surrogatepass")) > MAX_NAME or not channel.isprintable():
+            raise Refused(Errors.BAD_REQUEST, "a channel name has at most 255 bytes and no control characters")
+        options = self.namespaces.find(channel)
+        if options is None:
+            raise Refused(Errors.UNKNOWN_CHANNEL)
+        return options
+
+    def grant(self, channel: str, granted: SubscribeGrant) -> Grant:
+        """A subscription that the server decides. Raises Refused."""
+        options = _overridden(self.options(channel), granted.override)
+        return Grant(options=options, info=granted.info, data=granted.data)
+
+    async def subscribe(self, asker: Asker, channel: str, token: str) -> Grant:
+        """Whether a client may subscribe by itself. Raises Refused or Ended."""
+        options = self.options(channel)
+        if token:
+            return await self._by_token(asker, channel, token, options)
+        if not await self._may_subscribe(asker, channel, options):
+            raise Refused(Errors.PERMISSION_DENIED)
+        return Grant(options=options)
+
+    async def sub_refresh(self, asker: Asker, channel: str, token: str) -> Grant:
+        """A new token for a subscription. Raises Refused or Ended."""
+        return await self._by_token(asker, channel, token, self.options(channel))
+
+    async def _by_token(self, asker: Asker, channel: str, token: str, options: ChannelOptions) -> Grant:
+        claims = await self._verify_subscription(token)
+        if claims.channel != channel or claims.user != asker.user or claims.client not in ("", asker.client_id):
+            raise Ended(Disconnects.INVALID_TOKEN)
+        if claims.expire_at and claims.expire_at <= time.time():
+            raise Refused(Errors.EXPIRED)
+        options = _overridden(options, claims.override)
+        return Grant(options=options, info=claims.info, data=claims.data, expire_at=claims.expire_at)
+
+    async def _verify_subscription(self, token: str) -> SubscriptionToken:
+        try:
+            return await self._tokens.subscription(token)
+        except TokenExpired:
+            raise Refused(Errors.TOKEN_EXPIRED) from None
+        except TokenInvalid as error:
+            log.info("a subscription token was refused: %s", error)
+            raise Refused(Errors.PERMISSION_DENIED) from None
+        except KeysUnavailable as error:
+            raise Refused(Errors.INTERNAL, str(error)) from None
+
+    async def _may_subscribe(self, asker: Asker, channel: str, options: ChannelOptions) -> bool:
+        if self.insecure:
+            return True
+        if channel.startswith(PRIVATE):
+            return False
+        if LIMITED in channel:
+            return asker.user in channel.partition(LIMITED)[2].split(",") and bool(asker.user)
+        if self.hooks.subscribe is not None:
+            answer = await self.hooks.subscribe(asker, channel)
+            if answer is not None:
+                return answer
+        return self.may_join(asker.user, options)
+
+    def may_join(self, user: str, options: ChannelOptions) -> bool:
+        """Whether the namespace lets a client in that has nothing but its name."""
+        return self.insecure or (
+            options.allow_subscribe_for_client and (bool(user) or options.allow_subscribe_for_anonymous)
+        )
+
+    # Raw rooms
+
+    async def room(self, name: str, *, trusted: bool) -> RoomRights:
+        """What a raw client may do in a room; `trusted` if it had to show a token, else it is anonymous.
+
+        It cannot show a subscription token or a user id, and its messages do not wait: so private and user-limited
+        channels are closed to it, and where the application decides about publications it only listens.
+        """
+        if self.insecure:
+            return RoomRights(True, True)
+        if name.startswith(PRIVATE) or LIMITED in name:
+            return RoomRights(False, False)
+        options = self.namespaces.of_room(name)
+        join = options.allow_subscribe_for_client and (trusted or options.allow_subscribe_for_anonymous)
+        if self.hooks.subscribe is not None:
+            answer = await self.hooks.subscribe(_RawAsker(), name)
+            join = join if answer is None else answer
+        by_role = options.allow_publish_for_client or options.allow_publish_for_subscriber
+        publish = by_role and (trusted or options.allow_publish_for_anonymous)
+        return RoomRights(join, publish and self.hooks.publish is None)
+
+    # Commands in a channel
+
+    def publishable(self, channel: str, data: bytes) -> ChannelOptions:
+        """The options of a channel to which `data` may be published by somebody. Raises Refused."""
+        options = self.options(channel)
+        if not data:
+            raise Refused(Errors.BAD_REQUEST, "data is missing")
+        if options.publication_data_format == "json_object" and not data.startswith(b"{"):
+            raise Refused(Errors.BAD_REQUEST, "data must be a JSON object")
+        if options.publication_data_format == "binary":
+            raise Refused(Errors.BAD_REQUEST, "data must be binary")
+        return options
+
+    def may_publish(self, asker: Asker, channel: str, options: ChannelOptions) -> None:
+        """By the namespace's permissions. Raises Refused."""
+        self._require(self._allowed(asker, channel, options, "publish"), Errors.PERMISSION_DENIED)
+
+    async def ask_publish(self, asker: Asker, channel: str, data: bytes) -> None:
+        """By the application's function, and where it returns None by the namespace. Raises Refused."""
+        assert self.hooks.publish is not None
+        allowed = await self.hooks.publish(asker, channel, msgspec.json.decode(data))
+        if allowed is None:
+            self.may_publish(asker, channel, self.options(channel))
+        else:
+            self._require(allowed, Errors.PERMISSION_DENIED)
+
+    def presence(self, asker: Asker, channel: str) -> None:
+        """Whether a client may ask who is there. Raises Refused."""
+        options = self.options(channel)
+        self._require(options.presence, Errors.NOT_AVAILABLE)
+        self._require(self._allowed(asker, channel, options, "presence"), Errors.PERMISSION_DENIED)
+
+    def history(self, asker: Asker, channel: str) -> None:
+        """Whether a client may read the history. Raises Refused."""
+        options = self.options(channel)
+        self._require(options.history is not None, Errors.NOT_AVAILABLE)
+        self._require(self._allowed(asker, channel, options, "history"), Errors.PERMISSION_DENIED)
+
+    def _require(self, condition: bool, error: Error) -> None:
+        if not condition:
+            raise Refused(error)
+
+    def may(self, asker: Asker, channel: str, options: ChannelOptions, what: str) -> bool:
+        """Whether the namespace lets a client do `what` (presence, history) as a subscriber of `channel`."""
+        return self._allowed(asker, channel, options, what, subscribed=True)
+
+    def _allowed(
+        self, asker: Asker, channel: str, options: ChannelOptions, what: str, *, subscribed: bool | None = None
+    ) -> bool:
+        if self.insecure:
+            return True
+        if subscribed is None:
+            subscribed = asker.is_subscribed(channel)
+        by_role = getattr(options, f"allow_{what}_for_client") or (
+            subscribed and getattr(options, f"allow_{what}_for_subscriber")
+        )
+        return by_role and (bool(asker.user) or getattr(options, f"allow_{what}_for_anonymous"))
+
+
+def _overridden(options: ChannelOptions, override: Override) -> ChannelOptions:
+    names = ("presence", "join_leave", "force_push_join_leave", "force_recovery", "force_positioning")
+    changes = {name: value for name in names if (value := getattr(override, name)) is not None}
+    return options.model_copy(update=changes) if changes else options
+
+
+def _token_keys(settings: Settings) -> TokenKeys:
+    def secret(name: str) -> str:
+        value = getattr(settings, name)
+        return value.get_secret_value() if value else ""
+
+    return TokenKeys(
+        hmac_secret=secret("token_hmac_secret_key"),
+        hmac_previous_secret=secret("token_hmac_previous_secret_key"),
+        hmac_previous_secret_valid_until=settings.token_hmac_previous_secret_key_valid_until,
+        rsa_public_key=settings.token_rsa_public_key,
+        ecdsa_public_key=settings.token_ecdsa_public_key,
+        jwks_public_endpoint=settings.token_jwks_public_endpoint,
+        audience=settings.token_audience,
+        issuer=settings.token_issuer,
+        user_id_claim=settings.token_user_id_claim,
+    )
+
+
+def _principal(token: ConnectionToken) -> Principal:
+    subs = dict(token.subs) or {channel: SubscribeGrant() for channel in token.channels}
+    return Principal(user=token.user, info=token.info, expire_at=token.expire_at, subs=subs)

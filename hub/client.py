@@ -1,0 +1,431 @@
+"""One client of the Centrifuge protocol: what it says is handled in order, what it owes in time is watched.
+
+Commands that need nothing but this worker are handled at once; others are tasks, so that an idle connection has none.
+`connect` holds up everything behind it, and a subscription that begins or ends holds up what names its channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeAlias
+
+import msgspec
+from starlette.requests import HTTPConnection
+
+from .admission import Admission
+from .authority import Authority, Principal
+from .clients import Clients
+from .config import Settings
+from .errors import BrokerUnavailable, Disconnect, Disconnects, Ended, Error, Errors, Refused, Unsubscribe, Unsubscribes
+from .hub import HubCore
+from .protocol.commands import Command, Malformed, parse
+from .protocol.replies import PING, client_info, error_reply, push, reply
+from .protocol.session import Action, State, judge
+from .registry import Writer
+from .subscription import Subscription
+from .types import ClientInfo
+from .wire import Wire
+
+__all__ = ["Client", "Context", "Handlers"]
+
+log = logging.getLogger("hub.client")
+
+# Commands of one client that wait or are being answered before its reading pauses.
+BACKLOG = 256
+# Seconds that a client whose `connect` was refused has to read why.
+LINGER = 3.0
+
+Handlers: TypeAlias = Mapping[type, Callable[["Client", Command], Coroutine[Any, Any, None] | None]]
+
+
+class Context:
+    """What the protocol clients of a worker share."""
+
+    def __init__(
+        self,
+        hub: HubCore,
+        settings: Settings,
+        authority: Authority,
+        admission: Admission,
+        clients: Clients[Client],
+        handlers: Handlers,
+    ) -> None:
+        self.hub = hub
+        self.handlers = handlers
+        self.settings = settings
+        self.authority = authority
+        self.admission = admission
+        self.clients = clients
+        # Kept from the garbage collector while they run.
+        self.tasks: set[asyncio.Task[Any]] = set()
+
+
+class _Early:
+    """Stands in for the wire until `connect` is answered: publications come after the reply."""
+
+    __slots__ = ("frames", "write")
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.write: Callable[[bytes], object] = self.frames.append
+
+
+class Client:
+    """Implements `hub.wire.Handler`, `hub.registry.Subscriber` and `hub.deadlines.Timed`."""
+
+    __slots__ = (
+        "__weakref__",
+        "_bucket",
+        "_held",
+        "_next_ping",
+        "_pong_due",
+        "_queue",
+        "_running",
+        "client_id",
+        "connection",
+        "context",
+        "due",
+        "expire_at",
+        "held",
+        "info",
+        "opening",
+        "refreshes",
+        "state",
+        "subs",
+        "token_subs",
+        "user",
+        "wire",
+        "writer",
+    )
+
+    # Clients hear of their own publications.
+    id = b""
+    # How the server's own end is told (`hub.wire.Handler`).
+    shutdown = Disconnects.SHUTDOWN
+
+    def __init__(self, context: Context, wire: Wire, connection: HTTPConnection) -> None:
+        self.context = context
+        self.wire: Writer = _Early()
+        self.writer = wire
+        # The request of the handshake; until `connect` is answered, and on if the application judges its refreshes.
+        self.connection: HTTPConnection | None = connection
+        self._bucket = context.admission.bucket()
+        self.client_id = str(uuid.uuid4())
+        self.state = State.NEW
+        self.user = ""
+        # `conn_info`, JSON or empty.
+        self.info = b""
+        self.subs: dict[str, Subscription] = {}
+        # Subscriptions that are being made, with what ends them as soon as they are.
+        self.opening: dict[str, Unsubscribe | None] = {}
+        # Channels in which something else is being done; commands about these and the others wait.
+        self.held: set[str] = set()
+        # Server-side subscriptions of the token: a new one with others means another connection.
+        self.token_subs: frozenset[str] = frozenset()
+        # Unix time, 0 for never; whether the client was told to refresh its token.
+        self.expire_at, self.refreshes = 0.0, False
+        self._queue: deque[Command] = deque()
+        # Tasks, and replies that wait for Redis.
+        self._running: set[asyncio.Future[Any]] = set()
+        self._held = False
+        # Loop times; 0 for none.
+        self._next_ping = self._pong_due = 0.0
+        self.due = 0
+        context.hub.deadlines.set(self, context.settings.client_stale_timeout)
+
+    def __repr__(self) -> str:
+        return f"<Client {self.client_id} of {self.user!r} {self.state.name.lower()} {len(self.subs)} subscriptions>"
+
+    def is_subscribed(self, channel: str) -> bool:
+        return channel in self.subs
+
+    # Commands
+
+    def on_message(self, payload: bytes, text: bool) -> None:
+        try:
+            commands = parse(payload, text=text)
+        except Malformed:
+            self.end(Disconnects.BAD_REQUEST)
+            return
+        for command in commands:
+            if self._bucket is not None and not self._bucket.take():
+                self.end(Disconnects.TOO_MANY_REQUESTS)
+                return
+            self._queue.append(command)
+        self._work()
+
+    def _work(self) -> None:
+        """Handle what is not held up by something before it."""
+        while self._queue and self.state is not State.CONNECTING and len(self._running) < BACKLOG:
+            channel = getattr(self._queue[0].body, "channel", None)
+            if channel in self.held or channel in self.opening:
+                break
+            self._handle(self._queue.popleft())
+        self._throttle(len(self._queue) + len(self._running) >= BACKLOG)
+
+    def _throttle(self, full: bool) -> None:
+        if full != self._held and self.state is not State.CLOSED:
+            self._held = full
+            (self.writer.pause_reading if full else self.writer.resume_reading)()
+
+    def _handle(self, command: Command) -> None:
+        action = judge(self.state, command, pinged=bool(self._pong_due))
+        if action is Action.END:
+            self.end(Disconnects.BAD_REQUEST)
+        elif action is Action.PONG:
+            self._pong_due = 0.0
+            self._set_timer()
+        elif action is Action.RUN:
+            try:
+                work = self.context.handlers[type(command.body)](self, command)
+            except Exception as fault:
+                self._on_fault(command, fault)
+            else:
+                if work is not None:
+                    self.run(self._guard(command, work))
+
+    def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that ends with the client."""
+        task = asyncio.create_task(work, name="hub client command")
+        self._running.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, work: asyncio.Future[Any]) -> None:
+        self._running.discard(work)
+        if self.state is not State.CLOSED:
+            self._work()
+
+    async def _guard(self, command: Command, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as fault:
+            self._on_fault(command, fault)
+
+    def _on_fault(self, command: Command, fault: Exception) -> None:
+        """What a command's fault is to the client."""
+        match fault:
+            case Refused():
+                self.refuse(command, fault.error)
+            case Ended():
+                self.end(fault.disconnect)
+            case BrokerUnavailable():
+                self.context.hub.unsent.add(last=str(fault))
+                self.refuse(command, Errors.INTERNAL)
+            case _:
+                log.error("unexpected fault in a command of %r", self, exc_info=fault)
+                self.refuse(command, Errors.INTERNAL)
+
+    def reply(self, command: Command, kind: str, result: msgspec.Struct | None = None) -> None:
+        if command.id:
+            self.writer.write(reply(command.id, kind, result))
+
+    def await_reply(self, command: Command, kind: str, future: asyncio.Future[Any]) -> None:
+        """Reply without a task once `future` is done; what waits for it counts as being answered."""
+        self._running.add(future)
+        future.add_done_callback(partial(self._answered, command, kind))
+
+    def _answered(self, command: Command, kind: str, future: asyncio.Future[Any]) -> None:
+        self._done(future)
+        if self.state is State.CLOSED:
+            return
+        fault = future.exception()
+        if fault is None:
+            self.reply(command, kind)
+        else:
+            assert isinstance(fault, Exception)
+            self._on_fault(command, fault)
+
+    def refuse(self, command: Command, error: Error) -> None:
+        if self.state is State.CLOSED:
+            return
+        if command.id:
+            self.writer.write(error_reply(command.id, error))
+        if self.state is State.CONNECTING:
+            self.state = State.REFUSED
+            self._leave()
+            self._queue.clear()  # SDKs send subscriptions with `connect`, and are to read its error
+            self.context.hub.deadlines.set(self, LINGER)
+
+    # The connection's life
+
+    def begin(self, principal: Principal) -> None:
+        """`connect` was granted."""
+        self.user, self.info = principal.user, principal.info
+        self.expire_at = principal.expire_at
+        self.refreshes = bool(principal.expire_at)
+        self.token_subs = frozenset(principal.subs)
+        self.context.clients.add(self)
+
+    def open(self, answer: bytes) -> None:
+        """Answer `connect`; what was delivered meanwhile follows."""
+        early = self.wire
+        assert isinstance(early, _Early)
+        self.state = State.OPEN
+        if not (self.refreshes and self.context.authority.hooks.authenticate):
+            self.connection = None
+        self.writer.write(answer)
+        self.wire = self.writer
+        if early.frames:
+            self.writer.write(b"".join(early.frames))
+        interval = self.context.settings.ping_interval
+        self._next_ping = self._now() + random.uniform(0.5, 1.0) * interval
+        self._set_timer()
+
+    def end(self, disconnect: Disconnect) -> None:
+        """Close the connection; nothing more that it said is handled."""
+        self._queue.clear()
+        self.writer.close(disconnect)
+
+    def on_close(self, code: int, reason: str) -> None:
+        if self.state is State.CLOSED:
+            return
+        was_open, self.state = self.state is State.OPEN, State.CLOSED
+        context = self.context
+        context.hub.deadlines.clear(self)
+        self._queue.clear()
+        for work in self._running:
+            if isinstance(work, asyncio.Task):  # what Redis was sent is done
+                work.cancel()
+        self._leave()
+        context.admission.leave()
+        if context.authority.hooks.disconnect is not None and was_open:
+            task = asyncio.create_task(self._call_disconnect(code, reason), name="hub on_disconnect")
+            context.tasks.add(task)
+            task.add_done_callback(context.tasks.discard)
+
+    def _leave(self) -> None:
+        """End all subscriptions, and be no client that others could find."""
+        hub = self.context.hub
+        hub.remove(self)
+        for channel, subscription in self.subs.items():
+            if subscription.presence:
+                hub.broker.presence.remove(channel, self.client_id)
+        self.subs.clear()
+        self.context.clients.remove(self)
+
+    async def _call_disconnect(self, code: int, reason: str) -> None:
+        hook = self.context.authority.hooks.disconnect
+        assert hook is not None
+        try:
+            await hook(self, code, reason)
+        except Exception:
+            log.exception("unexpected fault in the application's on_disconnect")
+
+    # Subscriptions
+
+    def channel_info(self, chan_info: bytes) -> bytes:
+        """This client in a channel, as JSON."""
+        info = ClientInfo(user=self.user, client=self.client_id, conn_info=self.info, chan_info=chan_info)
+        return client_info(info)
+
+    @contextmanager
+    def making(self, channel: str) -> Iterator[None]:
+        """While the block runs, a subscription is being made: there is no second one, and it can be ended already."""
+        self.opening.setdefault(channel, None)
+        try:
+            yield
+        finally:
+            ended = self.opening.pop(channel)
+            if ended is not None:
+                self.unsubscribe(channel, ended)
+
+    def add(self, channel: str, subscription: Subscription, *, announce: bool) -> None:
+        """Delivery has begun; others may know."""
+        self.subs[channel] = subscription
+        if subscription.presence:
+            registering = self.context.hub.broker.presence.add(
+                channel, self.client_id, self.user, subscription.info, announce=announce
+            )
+            subscription.registering = registering
+            registering.add_done_callback(lambda _: setattr(subscription, "registering", None))
+        if subscription.expire_at and self.state is State.OPEN:
+            self._set_timer()
+
+    def drop(self, channel: str) -> asyncio.Future[None] | None:
+        """End a subscription, if there is one; the client is not told. Done when others see that it has left."""
+        subscription = self.subs.pop(channel, None)
+        if subscription is None:
+            return None
+        self.context.hub.unsubscribe(self, channel)
+        return self.context.hub.broker.presence.remove(channel, self.client_id) if subscription.presence else None
+
+    def unsubscribe(self, channel: str, unsubscribe: Unsubscribe = Unsubscribes.SERVER) -> None:
+        """End a subscription and tell the client; one that is being made ends when it is."""
+        if channel in self.opening:
+            self.opening[channel] = unsubscribe
+        elif channel in self.subs:
+            self.drop(channel)
+            told = {"code": unsubscribe.code, "reason": unsubscribe.reason}
+            self.wire.write(push("unsubscribe", told, channel))
+
+    def on_insufficient(self, channel: str) -> None:
+        subscription = self.subs.get(channel)
+        if subscription is not None and subscription.server_side:
+            self.end(Disconnects.INSUFFICIENT_STATE)
+        else:
+            self.unsubscribe(channel, Unsubscribes.INSUFFICIENT_STATE)
+
+    # Time
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def on_due(self) -> None:
+        if self.state is State.REFUSED:
+            self.end(Disconnects.CONNECTION_CLOSED)
+        elif self.state is not State.OPEN:
+            self.end(Disconnects.STALE)
+        elif self._pong_due and self._now() >= self._pong_due:
+            self.end(Disconnects.NO_PONG)
+        elif self.expire_at and time.time() >= self._grace(self.expire_at):
+            self.end(Disconnects.EXPIRED)
+        elif not self._expire_subscriptions():
+            self._ping()
+            self._set_timer()
+
+    def _ping(self) -> None:
+        now = self._now()
+        if now < self._next_ping:
+            return
+        self.wire.write(PING)
+        self._next_ping = now + self.context.settings.ping_interval
+        self._pong_due = now + self.context.settings.ping_timeout
+
+    def _expire_subscriptions(self) -> bool:
+        """Whether that ended the connection."""
+        now = time.time()
+        expired = [c for c, sub in self.subs.items() if sub.expire_at and now >= self._grace(sub.expire_at)]
+        for channel in expired:
+            if self.subs[channel].server_side:
+                self.end(Disconnects.SUBSCRIPTION_EXPIRED)
+                return True
+            self.unsubscribe(channel, Unsubscribes.EXPIRED)
+        return False
+
+    def _grace(self, expire_at: float) -> float:
+        return expire_at + self.context.settings.client_expired_grace
+
+    def _set_timer(self) -> None:
+        """Come back for what is due first."""
+        wall = time.time()
+        delays = [(self._pong_due or self._next_ping) - self._now()]
+        delays += [self._grace(at) - wall for at in (self.expire_at, *self._expiries()) if at]
+        self.context.hub.deadlines.set(self, max(0.0, min(delays)))
+
+    def _expiries(self) -> list[float]:
+        return [sub.expire_at for sub in self.subs.values() if sub.expire_at]
+
+    def prolong(self, expire_at: float) -> None:
+        """A refresh: the connection may last until then."""
+        self.expire_at = expire_at
+        if self.state is State.OPEN:
+            self._set_timer()

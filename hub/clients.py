@@ -1,0 +1,57 @@
+"""The protocol clients of this worker, by user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, Protocol, TypeVar
+
+__all__ = ["Clients"]
+
+
+class _Client(Protocol):
+    @property
+    def client_id(self) -> str: ...
+
+    @property
+    def user(self) -> str: ...
+
+
+C = TypeVar("C", bound=_Client)
+
+
+class Clients(Generic[C]):
+    """All that have connected and not ended."""
+
+    def __init__(self) -> None:
+        self._users: dict[str, dict[str, C]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def users(self) -> int:
+        return len(self._users)
+
+    def add(self, client: C) -> None:
+        self._users.setdefault(client.user, {})[client.client_id] = client
+        self._count += 1
+
+    def remove(self, client: C) -> None:
+        """Does nothing for one that never connected."""
+        own = self._users.get(client.user)
+        if own is not None and own.pop(client.client_id, None) is not None:
+            self._count -= 1
+            if not own:
+                del self._users[client.user]
+
+    def of(self, user: str, client: str = "") -> list[C]:
+        """The clients of a user, or the one of them with that id."""
+        own = self._users.get(user, {})
+        if client:
+            return [own[client]] if client in own else []
+        return list(own.values())
+
+    def __iter__(self) -> Iterator[C]:
+        for own in tuple(self._users.values()):
+            yield from tuple(own.values())

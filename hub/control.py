@@ -1,0 +1,294 @@
+"""What workers tell each other: user-targeted calls act on all of them, surveys ask all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import logging
+import re
+import socket
+import time
+import uuid
+from collections import Counter
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from . import __version__
+from .authority import Authority
+from .client import Client
+from .clients import Clients
+from .errors import Disconnect, Disconnects, Errors, HubError, Refused
+from .handlers import subscribe_by_server
+from .hub import HubCore
+from .protocol.replies import RefreshResult, push
+from .subscription import ttl
+from .tokens import Override, SubscribeGrant
+from .types import StreamPosition, channel_name
+
+__all__ = ["HubNode", "NodeInfo"]
+
+log = logging.getLogger("hub.control")
+
+# Seconds that a survey waits for the other workers.
+SURVEY_TIMEOUT = 2.0
+
+
+class NodeInfo(Struct, kw_only=True):
+    """One worker and what it has to do."""
+
+    uid: str
+    name: str
+    version: str
+    num_clients: int
+    num_users: int
+    num_subs: int
+    num_channels: int
+    # Seconds.
+    uptime: int
+
+
+class _Order(Struct, tag_field="do", omit_defaults=True, kw_only=True):
+    """Something that every worker does."""
+
+
+class _Targeted(_Order, kw_only=True):
+    user: str
+    client: str = ""
+
+
+class _Subscribe(_Targeted, tag="subscribe", kw_only=True):
+    channel: str
+    info: bytes = b""
+    data: bytes = b""
+    override: Override = Override()
+    since: tuple[int, str] | None = None
+    expire_at: float = 0
+
+
+class _Unsubscribe(_Targeted, tag="unsubscribe", kw_only=True):
+    channel: str = ""
+
+
+class _Disconnect(_Targeted, tag="disconnect", kw_only=True):
+    code: int
+    reason: str
+    whitelist: tuple[str, ...] = ()
+
+
+class _Refresh(_Targeted, tag="refresh", kw_only=True):
+    expired: bool = False
+    expire_at: float = 0
+    info: bytes = b""
+
+
+class _Forget(_Order, tag="forget", kw_only=True):
+    channel: str
+
+
+class _Survey(_Order, tag="survey", kw_only=True):
+    number: str
+    node: str
+    # "channels" or "info"; a glob for the first.
+    kind: str
+    pattern: str = ""
+
+
+class _Answer(_Order, tag="answer", kw_only=True):
+    number: str
+    body: Raw
+
+
+_encode = msgspec.json.encode
+_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+    _Subscribe | _Unsubscribe | _Disconnect | _Refresh | _Forget | _Survey | _Answer
+)
+
+
+class HubNode(HubCore):
+    """A hub that knows its protocol clients, and the other workers.
+
+    The methods for users act on all their connections, on every worker, within a second; a user who is not connected
+    is no error. They raise BrokerUnavailable if the other workers cannot be told.
+    """
+
+    def __init__(self, *args: Any, authority: Authority, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.authority = authority
+        self.clients: Clients[Client] = Clients()
+        self._surveys: dict[str, asyncio.Queue[Raw]] = {}
+        self._born = time.monotonic()
+
+    # Users
+
+    async def subscribe_user(
+        self,
+        user: str,
+        channel: str,
+        *,
+        client: str = "",
+        session: str = "",
+        info: bytes = b"",
+        data: bytes = b"",
+        override: Override | None = None,
+        recover_since: StreamPosition | None = None,
+        expire_at: float = 0,
+    ) -> None:
+        """Subscribe a user's connections, or the one with the id `client`, to a channel.
+
+        `info` and `data` are JSON. Raises Refused if the channel's namespace is unknown.
+        """
+        self.authority.options(channel_name(channel))
+        order = _Subscribe(user=user, client=client or session, channel=channel, override=override or Override())
+        order.info, order.data, order.since, order.expire_at = info, data, recover_since, expire_at
+        await self._order(order)
+
+    async def unsubscribe_user(self, user: str, channel: str = "", *, client: str = "", session: str = "") -> None:
+        """Unsubscribe a user's connections from a channel, or from all."""
+        await self._order(_Unsubscribe(user=user, client=client or session, channel=channel))
+
+    async def disconnect_user(
+        self,
+        user: str,
+        *,
+        client: str = "",
+        session: str = "",
+        whitelist: tuple[str, ...] = (),
+        disconnect: Disconnect = Disconnects.FORCE_DISCONNECT,
+    ) -> None:
+        """Close a user's connections, except those with the ids in `whitelist`."""
+        order = _Disconnect(user=user, client=client or session, code=disconnect.code, reason=disconnect.reason)
+        order.whitelist = whitelist
+        await self._order(order)
+
+    async def refresh_user(
+        self,
+        user: str,
+        *,
+        client: str = "",
+        session: str = "",
+        expired: bool = False,
+        expire_at: float = 0,
+        info: bytes = b"",
+    ) -> None:
+        """Let a user's connections live until `expire_at` (0: for ever), or end them now as `expired`."""
+        order = _Refresh(user=user, client=client or session, expired=expired, expire_at=expire_at, info=info)
+        await self._order(order)
+
+    async def remove_history(self, channel: str) -> None:
+        """Forget what was published in `channel`; its offsets go on. Raises Refused if it has no history."""
+        if self.authority.options(channel_name(channel)).history is None:
+            raise Refused(Errors.NOT_AVAILABLE)
+        await self.start()
+        await self.broker.remove_history(channel)
+        await self._order(_Forget(channel=channel))
+
+    async def _order(self, order: _Order) -> int:
+        await self.start()
+        return await self.broker.broadcast(_encode(order))
+
+    # Surveys
+
+    async def channels(self, pattern: str = "") -> dict[str, int]:
+        """The channels that have subscribers, of all workers, with their numbers; `pattern` is a glob."""
+        found: Counter[str] = Counter()
+        for answer in await self._survey("channels", pattern):
+            found.update(msgspec.json.decode(answer, type=dict[str, int]))
+        return dict(found)
+
+    async def info(self) -> list[NodeInfo]:
+        """Every worker."""
+        return [msgspec.json.decode(answer, type=NodeInfo) for answer in await self._survey("info")]
+
+    async def _survey(self, kind: str, pattern: str = "") -> list[Raw]:
+        number = uuid.uuid4().hex
+        answers = self._surveys[number] = asyncio.Queue()
+        try:
+            count = await self._order(_Survey(number=number, node=self.node, kind=kind, pattern=pattern))
+            return await self._collect(answers, count)
+        finally:
+            del self._surveys[number]
+
+    async def _collect(self, answers: asyncio.Queue[Raw], count: int) -> list[Raw]:
+        found: list[Raw] = []
+        try:
+            async with asyncio.timeout(SURVEY_TIMEOUT):
+                while len(found) < count:
+                    found.append(await answers.get())
+        except TimeoutError:
+            log.warning("%d of %d workers did not answer a survey in time", count - len(found), count)
+        return found
+
+    def _channels_here(self, pattern: str) -> dict[str, int]:
+        matches = re.compile(fnmatch.translate(pattern or "*")).match
+        return {name: len(channel) for name, channel in self.registry.channels.items() if matches(name) and channel}
+
+    def _info_here(self) -> NodeInfo:
+        channels = self.registry.channels.values()
+        return NodeInfo(
+            uid=self.node,
+            name=f"{socket.gethostname()}_{self.node}",
+            version=__version__,
+            num_clients=len(self.clients),
+            num_users=self.clients.users,
+            num_subs=sum(len(channel) for channel in channels),
+            num_channels=len(channels),
+            uptime=int(time.monotonic() - self._born),
+        )
+
+    # What was told
+
+    def on_control(self, payload: bytes) -> None:
+        try:
+            order = _decoder.decode(payload)
+        except msgspec.MsgspecError:
+            self.malformed.add()
+            return
+        match order:
+            case _Targeted():
+                for client in self.clients.of(order.user, order.client):
+                    self._act(client, order)
+            case _Forget():
+                self.streams.forget(order.channel)
+            case _Survey():
+                body = self._info_here() if order.kind == "info" else self._channels_here(order.pattern)
+                self._keep(self.broker.tell(order.node, _encode(_Answer(number=order.number, body=Raw(_encode(body))))))
+            case _Answer():
+                if order.number in self._surveys:
+                    self._surveys[order.number].put_nowait(order.body)
+
+    def _keep(self, future: asyncio.Future[Any]) -> None:
+        """An answer that cannot be sent is one that the survey waits for in vain."""
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _act(self, client: Client, order: _Targeted) -> None:
+        match order:
+            case _Subscribe():
+                client.run(self._subscribe(client, order))
+            case _Unsubscribe():
+                for channel in [order.channel] if order.channel else [*client.subs, *client.opening]:
+                    client.unsubscribe(channel)
+            case _Disconnect() if client.client_id not in order.whitelist:
+                client.end(Disconnect(code=order.code, reason=order.reason))
+            case _Refresh():
+                self._refresh(client, order)
+
+    async def _subscribe(self, client: Client, order: _Subscribe) -> None:
+        granted = SubscribeGrant(info=order.info, data=order.data, override=order.override)
+        since = StreamPosition(*order.since) if order.since is not None else None
+        try:
+            await subscribe_by_server(client, order.channel, granted, since, order.expire_at)
+        except HubError as error:
+            log.warning("%r could not be subscribed to %r: %s", client, order.channel, error)
+        except Exception:
+            log.exception("unexpected fault while %r was subscribed to %r", client, order.channel)
+
+    def _refresh(self, client: Client, order: _Refresh) -> None:
+        if order.expired:
+            client.end(Disconnects.EXPIRED)
+            return
+        if order.info:
+            client.info = order.info
+        client.prolong(order.expire_at)
+        client.wire.write(push("refresh", RefreshResult(bool(order.expire_at), ttl(order.expire_at))))

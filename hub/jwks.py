@@ -1,0 +1,169 @@
+"""A JSON Web Key Set (RFC 7517) behind a URL.
+
+The set is fetched in a thread when a token first needs it and kept. It is fetched again when a token names a key that
+is not in it, and in the background when it is old, so that a key which its owner has withdrawn goes. While the
+endpoint does not answer, the keys that are known stay in use.
+
+At most one fetch is under way, everybody who needs it waits for the same, and another begins only `COOLDOWN` seconds
+later: clients choose the key that a token names, so they must not decide how often the endpoint is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import urllib.request
+from collections.abc import Callable
+from http.client import HTTPMessage, HTTPResponse
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+import msgspec
+from jwt import PyJWK
+from jwt.exceptions import PyJWTError
+
+from .errors import ConfigError, HubError
+from .keys import CURVES, RSA, Key, require_cryptography
+
+__all__ = ["KeySet", "KeysUnavailable"]
+
+# Real sets have a few kilobytes.
+MAX_SIZE = 256 * 1024
+TIMEOUT = 5.0
+COOLDOWN = 10.0
+LIFETIME = 300.0
+
+_FAMILIES = {
+    ("RSA", ""): RSA,
+    ("EC", "P-256"): CURVES["secp256r1"],
+    ("EC", "P-384"): CURVES["secp384r1"],
+    ("EC", "P-521"): CURVES["secp521r1"],
+    ("OKP", "Ed25519"): ("EdDSA",),
+}
+
+
+class KeysUnavailable(HubError):
+    """The key that a token names is not known and the endpoint does not answer: the token may be good, later."""
+
+
+class KeySet:
+    """The keys behind `url`; belongs to one event loop."""
+
+    def __init__(self, url: str, setting: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        require_cryptography(setting)
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"{setting} is not an http:// or https:// URL")
+        self._url = url
+        self._clock = clock
+        # As of the last fetch that succeeded.
+        self._keys: list[Key] = []
+        # Of the last fetch: when it ended, None before the first; and what went wrong, "" if nothing did.
+        self._ended: float | None = None
+        self._failure = ""
+        # Kept after its end, until the next.
+        self._fetch: asyncio.Task[None] | None = None
+
+    async def find(self, kid: str, algorithm: str) -> Key | None:
+        """The key named `kid` for `algorithm`; without a name the only one that fits. Raises KeysUnavailable."""
+        key = self._look(kid, algorithm)
+        if self._due(LIFETIME if key else COOLDOWN):
+            self._fetch = asyncio.create_task(self._refresh(), name="hub-jwks")
+        if key:
+            return key
+        if self._fetch is not None and not self._fetch.done():
+            await asyncio.wait({self._fetch}, timeout=TIMEOUT)
+            if not self._fetch.done():
+                raise KeysUnavailable(f"the key set did not arrive within {TIMEOUT:g} seconds")
+            key = self._look(kid, algorithm)
+        if key is None and self._failure:
+            raise KeysUnavailable(self._failure)
+        return key
+
+    def _look(self, kid: str, algorithm: str) -> Key | None:
+        fitting = [key for key in self._keys if algorithm in key.algorithms and (not kid or key.kid == kid)]
+        return fitting[0] if len(fitting) == 1 else None
+
+    def _due(self, age: float) -> bool:
+        if self._fetch is not None and not self._fetch.done():
+            return False
+        # What is old and failed to become younger is tried again after the cool-down.
+        return self._ended is None or self._clock() - self._ended >= (COOLDOWN if self._failure else age)
+
+    async def _refresh(self) -> None:
+        try:
+            self._keys = await asyncio.to_thread(_fetch, self._url)
+            self._failure = ""
+        except Exception as error:  # whatever the endpoint does, tokens get their answer
+            self._failure = f"the key set could not be fetched: {error}"
+        finally:
+            self._ended = self._clock()
+
+
+# In the thread
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """The operator named the endpoint; nobody else does, and https stays https."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> None:
+        return None
+
+
+def _fetch(url: str) -> list[Key]:
+    request = urllib.request.Request(url, headers={"Accept": "application/json"})
+    with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT) as response:
+        return parse(_body(response))
+
+
+def _body(response: HTTPResponse) -> bytes:
+    """What the endpoint sends, under a limit in bytes and in time: a socket's timeout is for each read alone."""
+    body, deadline = bytearray(), time.monotonic() + TIMEOUT
+    while chunk := response.read1(65536):
+        body += chunk
+        if len(body) > MAX_SIZE:
+            raise ValueError(f"it is larger than {MAX_SIZE} bytes")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"it took longer than {TIMEOUT:g} seconds")
+    return bytes(body)
+
+
+class _Set(msgspec.Struct):
+    keys: list[dict[str, Any]]
+
+
+class _Member(msgspec.Struct):
+    kty: str
+    crv: str = ""
+    alg: str | None = None
+    use: str | None = None
+    kid: str = ""
+
+
+def parse(body: bytes) -> list[Key]:
+    """The keys of a set that can verify tokens; ValueError if there are none. Others are skipped (RFC 7517 §5)."""
+    try:
+        members = msgspec.json.decode(body, type=_Set).keys
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ValueError(f"it is no key set: {error}") from None
+    keys = [key for member in members if (key := _key(member)) is not None]
+    if not keys:
+        raise ValueError("it has no key that can verify tokens")
+    return keys
+
+
+def _key(jwk: dict[str, Any]) -> Key | None:
+    """The public key of a member; None if it is for something else, or a secret: those do not come by URL."""
+    try:
+        member = msgspec.convert(jwk, _Member)
+        algorithms = _FAMILIES.get((member.kty, member.crv), ())
+        if member.alg is not None:
+            algorithms = tuple(name for name in algorithms if name == member.alg)
+        if not algorithms or member.use not in (None, "sig"):
+            return None
+        public = {name: value for name, value in jwk.items() if name != "d"}
+        return Key(algorithms=algorithms, material=PyJWK(public, algorithms[0]).key, kid=member.kid)
+    except (msgspec.ValidationError, PyJWTError):
+        return None

@@ -1,0 +1,66 @@
+"""What a client may say when: the states of a protocol connection, without I/O."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from .commands import Command, Connect, Empty, Ping, Send
+
+__all__ = ["Action", "State", "judge"]
+
+
+class State(Enum):
+    # Nothing has been said.
+    NEW = auto()
+    # `connect` is being answered; other commands wait.
+    CONNECTING = auto()
+    OPEN = auto()
+    # `connect` was answered with an error.
+    REFUSED = auto()
+    CLOSED = auto()
+
+
+class Action(Enum):
+    RUN = auto()
+    PONG = auto()
+    # Close with 3501 "bad request".
+    END = auto()
+    IGNORE = auto()
+
+
+class _Kind(Enum):
+    CONNECT = auto()
+    # With an id, to be answered.
+    COMMAND = auto()
+    SEND = auto()
+    # `{}`
+    EMPTY = auto()
+    BAD = auto()
+
+
+# What is not here ends the connection.
+_LEGAL = {
+    (State.NEW, _Kind.CONNECT): Action.RUN,
+    (State.OPEN, _Kind.COMMAND): Action.RUN,
+    (State.OPEN, _Kind.SEND): Action.RUN,
+    (State.OPEN, _Kind.EMPTY): Action.PONG,
+    **{(State.CLOSED, kind): Action.IGNORE for kind in _Kind},
+}
+
+
+def _kind(command: Command) -> _Kind:
+    body = command.body
+    if isinstance(body, Send):
+        return _Kind.SEND
+    if command.id == 0:
+        return _Kind.EMPTY if isinstance(body, Empty) else _Kind.BAD
+    if isinstance(body, Connect):
+        return _Kind.CONNECT
+    # No official client sends `ping`, and the reference server does not take it.
+    return _Kind.BAD if isinstance(body, Empty | Ping) else _Kind.COMMAND
+
+
+def judge(state: State, command: Command, *, pinged: bool) -> Action:
+    """What to do with a command; `pinged`: an answer to a ping is outstanding."""
+    action = _LEGAL.get((state, _kind(command)), Action.END)
+    return Action.END if action is Action.PONG and not pinged else action

@@ -1,0 +1,226 @@
+"""The position of one channel in one worker, without I/O.
+
+One ordered feed serves all local subscribers of a channel, so there is one position for all of them, and what came
+before it is remembered once. A publication that is not the next one shows a gap: from then on publications are held
+back until the missing ones have been read from the history and can be delivered in order, or are found to be lost.
+
+    arrive() ─▶ what to deliver now            gap ─▶ begin() … read … fill() ─▶ what to deliver, and what is lost
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from ..types import HistoryOptions, Publication, StreamPosition
+
+__all__ = ["HELD_LIMIT", "Filled", "Recovery", "Stream"]
+
+# Publications that are held back while a gap is filled; more are dropped, and so become a gap of their own.
+HELD_LIMIT = 10_000
+# Bytes of recent publications that a channel remembers.
+RING_BYTES = 1024 * 1024
+
+
+@dataclass(slots=True, frozen=True)
+class Filled:
+    """The outcome of a read. `lost`: what is missing cannot be had any more, positioned subscribers must be told."""
+
+    deliver: list[Publication] = field(default_factory=list)
+    lost: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class Recovery:
+    """All that a client missed, oldest first; None if that cannot be had."""
+
+    publications: list[Publication] | None
+
+
+class Stream:
+    """Where a channel stands. Live while nothing is known to be missing and no read is under way."""
+
+    __slots__ = (
+        "_back",
+        "_bytes",
+        "_floor",
+        "_held",
+        "_limit",
+        "_settled",
+        "epoch",
+        "history",
+        "last",
+        "offset",
+        "reading",
+        "ring",
+    )
+
+    def __init__(self, history: HistoryOptions, limit: int) -> None:
+        """`limit`: how many recent publications are remembered at most."""
+        self.history = history
+        self._limit = min(limit, history.size)
+        # The position, if `epoch` is not empty.
+        self.offset, self.epoch = 0, ""
+        # Recent publications without a gap, the last one at the position.
+        self.ring: deque[Publication] = deque()
+        self._bytes = 0
+        # What came while a read was under way.
+        self._held: list[Publication] = []
+        self.reading = False
+        # Of the read: how many were held back when it began; whether it reaches behind the position.
+        self._settled, self._back = 0, False
+        # The history is known not to reach behind this offset.
+        self._floor = 0
+        # The last publication; the ring may be empty.
+        self.last: Publication | None = None
+
+    @property
+    def live(self) -> bool:
+        return bool(self.epoch) and not self.reading
+
+    @property
+    def position(self) -> StreamPosition:
+        return StreamPosition(self.offset, self.epoch)
+
+    @property
+    def _start(self) -> int:
+        """Who stands here, or later, can recover from the ring."""
+        return self.ring[0].offset - 1 if self.ring else self.offset
+
+    # Arrivals
+
+    def arrive(self, publication: Publication) -> list[Publication] | None:
+        """What of it to deliver now; None if it shows a gap, it is held back then."""
+        if not self.live:
+            self._hold(publication)
+            return []
+        if publication.epoch == self.epoch and publication.offset <= self.offset:
+            return []  # late: it was read from the history already
+        if publication.epoch == self.epoch and publication.offset == self.offset + 1:
+            self._advance(publication)
+            return [publication]
+        self._hold(publication)
+        return None
+
+    def _hold(self, publication: Publication) -> None:
+        if len(self._held) < HELD_LIMIT:
+            self._held.append(publication)
+
+    def _advance(self, publication: Publication) -> None:
+        self.offset = publication.offset
+        self.last = publication
+        self.ring.append(publication)
+        self._bytes += len(publication.data)
+        while len(self.ring) > self._limit or self._bytes > RING_BYTES:
+            self._bytes -= len(self.ring.popleft().data)
+
+    # Reads
+
+    def begin(self, back: int = 0) -> int | None:
+        """A read of what is missing begins; the offset after which to read, None if nothing is known yet.
+
+        `back` asks for so many publications before the position too, for the ring. If the read fails the stream is not
+        live until another one succeeds.
+        """
+        self.reading = True
+        self._settled = len(self._held)
+        self._back = bool(back)
+        return max(0, self.offset - back) if self.epoch else None
+
+    def fill(self, kept: Sequence[Publication], top: StreamPosition) -> Filled:
+        """The outcome of the read: what the history has after the offset that `begin` named (all of it if that was
+        None), and its end. Live again afterwards.
+        """
+        newer = [publication for publication in kept if publication.offset > self.offset]
+        delivered: list[Publication] = []
+        lost = bool(self.epoch) and not self._continues(newer, top)
+        if lost or not self.epoch:
+            # What is left of it goes to those who do not rely on completeness, unless it is of another history.
+            delivered = newer if lost and top.epoch == self.epoch else []
+            self._reset(top)
+            self._remember(kept)
+        else:
+            if self._back:
+                self._remember(kept)
+            for publication in newer:
+                self._advance(publication)
+            delivered = newer
+        self.reading = False
+        return self._release(Filled(delivered, lost))
+
+    def _continues(self, kept: Sequence[Publication], top: StreamPosition) -> bool:
+        if top.epoch != self.epoch:
+            return False
+        first = kept[0].offset - 1 if kept else top.offset
+        return first == self.offset and _contiguous(kept) and (not kept or kept[-1].offset == top.offset)
+
+    def _release(self, filled: Filled) -> Filled:
+        """Let go what was held back; if that shows the next gap, the rest is held back again.
+
+        What came before the read began and is of another history is older than what was read, so nobody misses it.
+        """
+        held, self._held = self._held, []
+        deliver, gap = filled.deliver, False
+        for index, publication in enumerate(held):
+            if index < self._settled and publication.epoch != self.epoch:
+                continue
+            if gap:
+                self._hold(publication)
+                continue
+            now = self.arrive(publication)
+            gap = now is None
+            deliver += now or ()
+        return Filled(deliver, filled.lost)
+
+    @property
+    def gap(self) -> bool:
+        """Live, and yet something is held back: the next read is due."""
+        return not self.reading and bool(self._held)
+
+    def _reset(self, top: StreamPosition) -> None:
+        self.offset, self.epoch = top
+        self.forget()
+        self._floor = 0
+        self.last = None
+
+    def forget(self) -> None:
+        """The history was removed: what is remembered must not be recovered any more. The position stays."""
+        self.ring.clear()
+        self._bytes = 0
+        self._floor = self.offset
+
+    # Recovery
+
+    def recover(self, since: StreamPosition, limit: int) -> Recovery | None:
+        """What comes after `since`, at most `limit`; None if the history must be read first, back to `limit`.
+
+        A client that stood in another epoch, or further than the channel is, has seen another history. Offset 0
+        without an epoch is the beginning of what was ever published.
+        """
+        if since.epoch not in ("", self.epoch) or since.offset > self.offset or self.offset - since.offset > limit:
+            return Recovery(None)
+        if since.offset >= self._start:
+            return Recovery([p for p in self.ring if p.offset > since.offset])
+        return Recovery(None) if since.offset < self._floor else None
+
+    def _remember(self, kept: Sequence[Publication]) -> None:
+        """Put what the history has before the ring in front of it, and learn how far it reaches."""
+        older = [p for p in kept if p.offset <= self._start]
+        tail: list[Publication] = []
+        for publication in reversed(older):
+            expected = tail[-1].offset - 1 if tail else self._start
+            if publication.offset != expected:
+                break
+            tail.append(publication)
+        for publication in tail:
+            self.ring.appendleft(publication)
+            self._bytes += len(publication.data)
+        self._floor = self._start
+        if self.ring:
+            self.last = self.ring[-1]
+
+
+def _contiguous(publications: Sequence[Publication]) -> bool:
+    return all(after.offset == before.offset + 1 for before, after in pairwise(publications))

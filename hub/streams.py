@@ -1,0 +1,224 @@
+"""The positions of a worker's channels: read at first, kept by what arrives, and healed from the history.
+
+Each channel has at most one read under way; all who need one wait for it together. So a thousand clients that come
+back at once cost Redis one read a channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from .broker import Broker
+from .errors import BrokerUnavailable
+from .log import Throttled
+from .protocol import envelope
+from .protocol.forms import Event
+from .protocol.stream import Filled, Recovery, Stream
+from .registry import Channel, Registry
+from .types import HistoryOptions, HistoryPage, Membership, Publication, StreamPosition
+
+__all__ = ["Streams", "publications_of"]
+
+log = logging.getLogger("hub.streams")
+
+# Seconds until a read that failed is tried again; sooner if the broker is back.
+RETRY = 0.5
+# Reads for one recovery; a busy channel may outrun what is remembered of it.
+ATTEMPTS = 3
+# Seconds between two looks at quiet channels, for a last publication that got lost.
+CHECK_INTERVAL = 25.0
+# Channels looked at in one go.
+CHECK_BATCH = 500
+
+
+class Streams:
+    """Owner of every channel's `stream`."""
+
+    def __init__(self, broker: Broker, registry: Registry, emit: Callable[[Channel, Event], None], limit: int) -> None:
+        """`emit` writes an event to the channel's subscribers; `limit` is the most that a client may recover."""
+        self._broker = broker
+        self._registry = registry
+        self._emit = emit
+        self._limit = limit
+        self._reads: dict[Channel, asyncio.Task[None]] = {}
+        # Channels to be read once more when their read has ended.
+        self._again: set[Channel] = set()
+        self._checker: asyncio.Task[None] | None = None
+        self.lost = Throttled(log, logging.ERROR, "%d channels lost publications that cannot be recovered")
+        self.healed = 0
+
+    # Lifecycle
+
+    def start(self) -> None:
+        self._checker = asyncio.create_task(self._check_for_ever(), name="hub stream positions")
+
+    async def stop(self) -> None:
+        tasks = [*self._reads.values(), *([self._checker] if self._checker else [])]
+        self._checker = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # Arrivals
+
+    def arrive(self, channel: Channel, publication: Publication) -> None:
+        """A publication with a position has come from the broker."""
+        stream = channel.stream
+        if stream is None:
+            self._emit(channel, publication)
+            return
+        now = stream.arrive(publication)
+        if now is None:
+            self.heal(channel)
+            return
+        for each in now:
+            self._emit(channel, each)
+
+    def heal(self, channel: Channel) -> None:
+        """Read what may be missing; once more if a read is under way, which may have been too early."""
+        if channel in self._reads:
+            self._again.add(channel)
+        elif channel.stream is not None:
+            self._read(channel)
+
+    def heal_all(self) -> None:
+        """After a gap in the feed."""
+        for channel in tuple(self._registry.channels.values()):
+            self.heal(channel)
+
+    def forget(self, name: str) -> None:
+        """The history of a channel was removed."""
+        channel = self._registry.channels.get(name)
+        if channel is not None and channel.stream is not None:
+            channel.stream.forget()
+
+    # Positions
+
+    async def locate(self, channel: Channel, options: HistoryOptions) -> Stream:
+        """The stream of a channel, live. Raises BrokerUnavailable if the history cannot be read now."""
+        stream = channel.stream
+        if stream is None:
+            stream = channel.stream = Stream(options, self._limit)
+        while not stream.live:
+            await asyncio.shield(self._reads.get(channel) or self._read(channel))
+            if channel not in self._reads and not stream.live:
+                raise BrokerUnavailable("the history cannot be read")
+        return stream
+
+    async def recover(self, channel: Channel, options: HistoryOptions, since: StreamPosition) -> Recovery:
+        """What a client missed that stood at `since`; true at the moment of the return. Raises BrokerUnavailable."""
+        for _ in range(ATTEMPTS):
+            stream = await self.locate(channel, options)
+            recovery = stream.recover(since, self._limit)
+            if recovery is not None:
+                return recovery
+            await asyncio.shield(self._reads.get(channel) or self._read(channel, self._limit))
+        return Recovery(None)
+
+    async def latest(self, channel: Channel, options: HistoryOptions, since: StreamPosition | None) -> Recovery:
+        """The newest publication, unless the client has it already (`cache` mode)."""
+        stream = await self.locate(channel, options)
+        if since is not None and since.offset == stream.offset and since.epoch in ("", stream.epoch):
+            return Recovery([])
+        return Recovery([stream.ring[-1]] if stream.ring else None)
+
+    # Reads
+
+    def _read(self, channel: Channel, back: int = 0) -> asyncio.Task[None]:
+        stream = channel.stream
+        assert stream is not None
+        work = self._fill(channel, stream, stream.begin(back))
+        task = self._reads[channel] = asyncio.create_task(work, name="hub history read")
+        return task
+
+    async def _fill(self, channel: Channel, stream: Stream, since: int | None) -> None:
+        filled = None
+        try:
+            page = await self._page(channel.name, stream, since)
+            filled = stream.fill(publications_of(page), page.position)
+        except BrokerUnavailable as error:
+            log.debug("history of %r: %s", channel.name, error)
+        except Exception:
+            log.exception("unexpected fault while reading the history of %r", channel.name)
+        finally:
+            del self._reads[channel]
+            again = channel in self._again
+            self._again.discard(channel)
+        if filled is None:
+            asyncio.get_running_loop().call_later(RETRY, self._retry, channel)
+            return
+        self._deliver(channel, filled)
+        if stream.gap or again:
+            self.heal(channel)
+
+    def _retry(self, channel: Channel) -> None:
+        if self._checker is not None and self._registry.channels.get(channel.name) is channel:
+            self.heal(channel)
+
+    async def _page(self, name: str, stream: Stream, since: int | None) -> HistoryPage:
+        """What the history has after `since`; its newest part if that is None."""
+        newest = since is None
+        page = await self._broker.read_history(
+            name,
+            since=since,
+            limit=self._limit if newest else -1,
+            reverse=newest,
+            meta_ttl=stream.history.meta_ttl,
+        )
+        return HistoryPage(page.publications[::-1], page.position) if newest else page
+
+    def _deliver(self, channel: Channel, filled: Filled) -> None:
+        if filled.lost:
+            self._tell(channel)
+        elif filled.deliver:
+            self.healed += 1
+        for publication in filled.deliver:
+            self._emit(channel, publication)
+
+    def _tell(self, channel: Channel) -> None:
+        """Publications are gone for good: those who rely on getting all are told, the others cannot be."""
+        self.lost.add(last=repr(channel.name))
+        for subscriber in channel.positioned:
+            subscriber.on_insufficient(channel.name)
+
+    # Quiet channels
+
+    async def _check_for_ever(self) -> None:
+        seen: dict[Channel, int] = {}
+        while True:
+            await asyncio.sleep(CHECK_INTERVAL)
+            quiet, seen = self._quiet_since(seen)
+            for at in range(0, len(quiet), CHECK_BATCH):
+                await self._check(quiet[at : at + CHECK_BATCH])
+
+    def _quiet_since(self, seen: dict[Channel, int]) -> tuple[list[Channel], dict[Channel, int]]:
+        now = {c: c.stream.offset for c in self._registry.channels.values() if c.stream is not None and c.stream.live}
+        return [channel for channel, offset in now.items() if seen.get(channel) == offset], now
+
+    async def _check(self, channels: Sequence[Channel]) -> None:
+        """Compare positions with the ends of the histories; a difference may be on its way, so it is read first."""
+        tops = [self._top(channel) for channel in channels]
+        for channel, top in zip(channels, await asyncio.gather(*tops, return_exceptions=True), strict=True):
+            stream = channel.stream
+            if isinstance(top, HistoryPage) and stream is not None and stream.live and top.position != stream.position:
+                self.heal(channel)
+
+    def _top(self, channel: Channel) -> asyncio.Future[HistoryPage]:
+        assert channel.stream is not None
+        meta_ttl = channel.stream.history.meta_ttl
+        return self._broker.read_history(channel.name, since=None, limit=0, reverse=False, meta_ttl=meta_ttl)
+
+
+def publications_of(page: HistoryPage) -> list[Publication]:
+    """Publications with their positions; what is not the hub's is missing, and so is found to be lost."""
+    epoch, found = page.position.epoch, []
+    for offset, payload in page.publications:
+        try:
+            event = envelope.decode(envelope.positioned(payload, offset, epoch))
+        except ValueError:
+            continue
+        if not isinstance(event, Membership):
+            found.append(event)
+    return found

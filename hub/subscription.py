@@ -1,0 +1,152 @@
+"""One client's subscription to one channel, from the wish to the reply."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from msgspec import Raw
+
+from .authority import Grant
+from .errors import Disconnects, Ended, Errors, Refused
+from .hub import HubCore
+from .namespaces import ChannelOptions
+from .protocol import tags
+from .protocol.commands import Subscribe
+from .protocol.forms import JsonForm
+from .protocol.replies import SubscribeResult, json_or_unset
+from .protocol.stream import Recovery, Stream
+from .registry import Channel, Subscriber
+from .types import Publication, StreamPosition
+
+__all__ = ["Plan", "Subscription", "plan", "subscribe", "ttl"]
+
+# Bit of `Subscribe.flag`: an error is wanted in place of a subscription that has missed something.
+REJECT_UNRECOVERED = 2
+
+
+@dataclass(slots=True, kw_only=True)
+class Subscription:
+    """What a client has of a channel. `info` is its ClientInfo there, as JSON."""
+
+    info: bytes
+    server_side: bool
+    presence: bool
+    expire_at: float
+    # Until the presence store has confirmed.
+    registering: asyncio.Future[None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a client gets of what it wishes."""
+
+    options: ChannelOptions
+    form: JsonForm
+    recoverable: bool
+    # Where the client stood, if it wants what it missed.
+    since: StreamPosition | None
+    reject_unrecovered: bool
+
+
+class _Permissions(Protocol):
+    def __call__(self, what: str, /) -> bool: ...
+
+
+def plan(wish: Subscribe, options: ChannelOptions, may: _Permissions) -> Plan:
+    """Decide between what the namespace forces, allows, and the client wishes. Raises Refused or Ended."""
+    kept = options.history is not None
+    recoverable = kept and (options.force_recovery or (wish.recoverable and options.allow_recovery and may("history")))
+    positioned = recoverable or (
+        kept and (options.force_positioning or (wish.positioned and options.allow_positioning and may("history")))
+    )
+    announced = options.force_push_join_leave or (wish.join_leave and may("presence"))
+    form = JsonForm(
+        join_leave=options.join_leave and announced,
+        positioned=positioned,
+        tags_filter=_filter(wish.tf, options),
+        delta=_delta(wish.delta, options) and positioned,
+    )
+    since = StreamPosition(wish.offset, wish.epoch) if wish.recover and recoverable else None
+    return Plan(options, form, recoverable, since, bool(wish.flag & REJECT_UNRECOVERED))
+
+
+def _filter(wish: Any, options: ChannelOptions) -> tags.TagsFilter | None:
+    if wish is None:
+        return None
+    if not options.allow_tags_filter:
+        raise Refused(Errors.BAD_REQUEST, "the namespace has no allow_tags_filter")
+    try:
+        return tags.parse(wish)
+    except ValueError as error:
+        raise Refused(Errors.BAD_REQUEST, f"tf: {error}") from None
+
+
+def _delta(wish: str, options: ChannelOptions) -> bool:
+    if wish not in ("", "fossil"):
+        raise Ended(Disconnects.BAD_REQUEST)
+    return wish in options.allowed_delta_types
+
+
+async def subscribe(
+    hub: HubCore, subscriber: Subscriber, name: str, plan: Plan, grant: Grant, done: Callable[[SubscribeResult], None]
+) -> None:
+    """Deliver a channel; `done` is called with the result in the very moment in which delivery begins.
+
+    Raises Refused and BrokerUnavailable; nothing is left behind then.
+    """
+    async with hub.attending(name) as channel:
+        stream, recovery = await _locate(hub, channel, plan)
+        result = _result(plan, grant, stream, recovery)
+        hub.join(subscriber, channel, plan.form)
+        done(result)
+
+
+async def _locate(hub: HubCore, channel: Channel, plan: Plan) -> tuple[Stream | None, Recovery | None]:
+    history = plan.options.history
+    if history is None:
+        return None, None
+    stream = await hub.streams.locate(channel, history)
+    if plan.options.force_recovery_mode == "cache":
+        if plan.since is None and not plan.options.auto_cache_recover:
+            return stream, None
+        return stream, await hub.streams.latest(channel, history, plan.since)
+    return stream, None if plan.since is None else await hub.streams.recover(channel, history, plan.since)
+
+
+def _result(plan: Plan, grant: Grant, stream: Stream | None, recovery: Recovery | None) -> SubscribeResult:
+    result = SubscribeResult(data=json_or_unset(grant.data))
+    result.expires, result.ttl = bool(grant.expire_at), ttl(grant.expire_at)
+    result.delta = plan.form.delta
+    if stream is not None and plan.form.positioned:
+        result.positioned, result.recoverable = True, plan.recoverable
+        result.offset, result.epoch = stream.position
+    if recovery is not None:
+        _recovered(result, plan, recovery)
+    return result
+
+
+def _recovered(result: SubscribeResult, plan: Plan, recovery: Recovery) -> None:
+    result.was_recovering = True
+    if recovery.publications is None:
+        if plan.reject_unrecovered:
+            raise Refused(Errors.UNRECOVERABLE_POSITION)
+        return
+    result.recovered = True
+    if plan.since is not None and plan.options.force_recovery_mode == "stream":
+        # The client gets ahead by applying the publications.
+        result.offset = plan.since.offset
+    result.publications = [Raw(plan.form.publication(p)) for p in recovery.publications if _wanted(plan.form, p)]
+
+
+def _wanted(form: JsonForm, publication: Publication) -> bool:
+    return form.tags_filter is None or form.tags_filter.matches(publication.tags)
+
+
+def ttl(expire_at: float) -> int:
+    """Whole seconds until then, at least one; 0 for never."""
+    return max(1, math.ceil(expire_at - time.time())) if expire_at else 0
