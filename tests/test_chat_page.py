@@ -19,8 +19,6 @@ from tests.support.server import HubProcess, hub_serve
 
 pytestmark = pytest.mark.browser
 
-HELLO = '{"hub": {"hello": {"node": "abcdef12", "worker": 7, "room": "x"}}}'
-
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[HubProcess]:
@@ -31,26 +29,47 @@ def hub() -> Iterator[HubProcess]:
 # Chat
 
 
-async def test_two_windows_chat_across_workers(hub: HubProcess, visit: Visit) -> None:
-    """Windows on different workers hear each other; who said it is shown, and one's own counts once relayed."""
-    pages: dict[str, Page] = {}
-    for _ in range(20):  # the kernel spreads connections as it likes
-        page = await visit(f"{hub.url}/?room=kitchen")
+async def test_windows_chat_across_workers(hub: HubProcess, visit: Visit) -> None:
+    """Windows on whichever worker hear each other; who said it is shown, and one's own is marked once it is taken."""
+    pages = [await visit(f"{hub.url}/?room=kitchen") for _ in range(4)]
+    for number, page in enumerate(pages):
         await online(page)
-        await expect(page.locator("#worker")).to_have_text(re.compile(r"^worker \d+ · node [0-9a-f]{6}$"))
-        pages.setdefault(await page.inner_text("#worker"), page)
-        if len(pages) == 2:
-            break
-    ann, bob = pages.values()
-    await ann.fill("#name", "Ann")
-    await ann.press("#name", "Enter")
-    await say(ann, "hello bob")
-    await expect(bob.locator(".message .body").last).to_have_text("hello bob")
-    await expect(bob.locator(".message .who bdi").last).to_have_text("Ann")
-    await say(bob, "hello ann")
-    await expect(ann.locator(".message:not(.mine) .body")).to_have_text("hello ann")
-    await delivered(ann, 1)
-    await expect(ann.locator(".mine .body")).to_have_attribute("title", re.compile(r"Back from the hub after \d+ ms"))
+        await page.fill("#name", f"Visitor {number}")
+        await page.press("#name", "Enter")
+    for number, page in enumerate(pages):
+        await say(page, f"hello from {number}")
+        for other in pages:
+            await expect(other.locator(".message .body")).to_have_count(number + 1)
+    for number, page in enumerate(pages):
+        said = [f"hello from {count}" for count in range(4)]
+        assert await page.locator(".message .body").all_inner_texts() == said
+        await delivered(page, 1)
+        await expect(page.locator(".mine .body")).to_have_text(f"hello from {number}")
+    await expect(pages[0].locator(".message .who bdi").last).to_have_text("Visitor 3")
+    title = re.compile(r"Confirmed by the hub after \d+ ms")
+    await expect(pages[0].locator(".mine .body")).to_have_attribute("title", title)
+
+
+async def test_what_was_said_before(hub: HubProcess, visit: Visit) -> None:
+    """Who comes later reads it, in order and once; after a reload one's own messages are still one's own."""
+    ann = await visit(f"{hub.url}/?room=before")
+    await online(ann)
+    for text in ("one", "two"):
+        await say(ann, text)
+    await delivered(ann, 2)
+    async with websockets.connect(f"{hub.ws_url}/ws/chat:before?echo=0") as raw:
+        await raw.send("three")
+        await expect(ann.locator(".body")).to_have_text(["one", "two", "three"])
+    bob = await visit(f"{hub.url}/?room=before")
+    await expect(bob.locator(".body")).to_have_text(["one", "two", "three"])
+    await expect(bob.locator(".mine")).to_have_count(0)
+    await expect(bob.locator("#empty")).to_be_hidden()
+    await ann.reload()
+    await expect(ann.locator(".body")).to_have_text(["one", "two", "three"])
+    await delivered(ann, 2)
+    await say(bob, "four")
+    for page in (ann, bob):
+        await expect(page.locator(".body")).to_have_text(["one", "two", "three", "four"])
 
 
 async def test_messages_of_one_person_are_grouped(hub: HubProcess, visit: Visit) -> None:
@@ -58,7 +77,7 @@ async def test_messages_of_one_person_are_grouped(hub: HubProcess, visit: Visit)
     page = await visit(f"{hub.url}/?room=groups", timezone_id="UTC", locale="en-GB")
     await online(page)
     at = await page.evaluate("Date.now() - 3600_000")
-    async with websockets.connect(f"{hub.ws_url}/ws/groups") as other:
+    async with websockets.connect(f"{hub.ws_url}/ws/chat:groups") as other:
         for count, user in enumerate(["eve", "eve", "bob"]):
             await other.send(json.dumps({"id": str(count), "user": user, "text": user, "at": at}))
         await expect(page.locator(".message")).to_have_count(3)
@@ -68,13 +87,12 @@ async def test_messages_of_one_person_are_grouped(hub: HubProcess, visit: Visit)
 
 
 async def test_everything_from_the_network_is_text(hub: HubProcess, visit: Visit) -> None:
-    """Markup is shown as it was typed; text, foreign JSON and binary of other clients, and false greetings too."""
+    """Markup is shown as it was typed; text, foreign JSON and binary of other clients too."""
     page = await visit(f"{hub.url}/?room=raw")
     await online(page)
-    worker = await page.inner_text("#worker")
     markup = "<img src=x onerror=document.title='owned'> javascript:alert(1)"
-    odd = ["just text", '{"price": 1}', "null", "[]", '{"hub": 5}', '{"user": {}, "text": "x"}', HELLO]
-    async with websockets.connect(f"{hub.ws_url}/ws/raw") as other:
+    odd = ["just text", '{"price":1}', "null", "[]", '{"hub":5}', '{"user":{},"text":"x"}', '{"b64data":"%"}', "3"]
+    async with websockets.connect(f"{hub.ws_url}/ws/chat:raw") as other:
         await other.send(json.dumps({"id": "1", "user": "<i>eve</i>", "text": markup, "at": 1e300}))
         for frame in [*odd, b"\x00\xff"]:
             await other.send(frame)
@@ -83,7 +101,6 @@ async def test_everything_from_the_network_is_text(hub: HubProcess, visit: Visit
     await expect(page.locator(".raw")).to_have_count(len(odd) + 1)
     await expect(page.locator("#scroll :is(img, i, a)")).to_have_count(0)
     assert await page.title() == "#raw · hub chat"
-    assert await page.inner_text("#worker") == worker
 
 
 async def test_addresses_are_links(hub: HubProcess, visit: Visit) -> None:
@@ -101,7 +118,7 @@ async def test_reading_older_messages_is_not_disturbed(hub: HubProcess, visit: V
     """Who scrolled up stays there and is told of news; a press brings the newest, and then the log follows."""
     page = await visit(f"{hub.url}/?room=scroll")
     await online(page)
-    async with websockets.connect(f"{hub.ws_url}/ws/scroll?echo=0") as other:
+    async with websockets.connect(f"{hub.ws_url}/ws/chat:scroll?echo=0") as other:
         for count in range(60):
             await other.send(f"line {count}")
         await expect(page.locator(".body").last).to_be_in_viewport()
@@ -116,11 +133,71 @@ async def test_reading_older_messages_is_not_disturbed(hub: HubProcess, visit: V
         await expect(page.locator("#newer")).to_be_hidden()
 
 
+# People
+
+
+async def named(visit: Visit, url: str, name: str) -> Page:
+    """A visitor with a name, in the room."""
+    keep = f"localStorage.getItem('hub.name') ?? localStorage.setItem('hub.name', JSON.stringify('{name}'))"
+    page = await visit(url, init=keep)
+    await online(page)
+    return page
+
+
+async def test_who_is_there(hub: HubProcess, visit: Visit) -> None:
+    """By name, oneself first; who comes, goes or takes another name is seen by all."""
+    url = f"{hub.url}/?room=people"
+    ann, bob = [await named(visit, url, name) for name in ("Ann", "Bob")]
+    await expect(ann.locator("#people li")).to_have_text(["Ann (you)", "Bob"])
+    await expect(bob.locator("#people li")).to_have_text(["Bob (you)", "Ann"])
+    cy = await named(visit, url, "<b>Cy</b>")
+    await expect(cy.locator("#people li")).to_have_text(["<b>Cy</b> (you)", "Ann", "Bob"])
+    await expect(ann.locator("#people li")).to_have_text(["Ann (you)", "<b>Cy</b>", "Bob"])
+    await expect(ann.locator("#count")).to_have_text("3 here")
+    await bob.fill("#name", "Ann")
+    await bob.press("#name", "Enter")
+    await expect(cy.locator("#people li")).to_have_text(["<b>Cy</b> (you)", "Ann (2)"])
+    await ann.context.close()
+    await expect(cy.locator("#people li")).to_have_text(["<b>Cy</b> (you)", "Ann"])
+    await bob.click("#rooms >> text=lobby")
+    await expect(cy.locator("#count")).to_have_text("1 here")
+    await bob.click("#rooms >> text=people")
+    await expect(cy.locator("#people li")).to_have_text(["<b>Cy</b> (you)", "Ann"])
+
+
+async def test_who_is_typing(hub: HubProcess, visit: Visit) -> None:
+    """Others see it while somebody types, until the message is there, the box is empty, or nothing comes for long."""
+    url = f"{hub.url}/?room=typing%3A1%25"
+    ann, bob = [await named(visit, url, name) for name in ("Ann", "Bob")]
+    await expect(ann.locator("#count")).to_have_text("2 here")
+    await expect(bob.locator("#people li")).to_have_text(["Bob (you)", "Ann"])
+    await ann.locator("#text").press_sequentially("Hi")
+    await expect(bob.locator("#typing")).to_have_text("Ann is typing…")
+    await expect(ann.locator("#typing")).to_have_text("")
+    await ann.press("#text", "Enter")
+    await expect(bob.locator(".body")).to_have_text("Hi")
+    await expect(bob.locator("#typing")).to_have_text("")
+    await ann.locator("#text").press_sequentially("H")
+    await expect(bob.locator("#typing")).to_have_text("Ann is typing…")
+    await ann.press("#text", "Backspace")
+    await expect(bob.locator("#typing")).to_have_text("")
+    await bob.clock.install()
+    await ann.locator("#text").press_sequentially("H")
+    await expect(bob.locator("#typing")).to_have_text("Ann is typing…")
+    await bob.clock.run_for(6000)
+    await expect(bob.locator("#typing")).to_have_text("")
+    late = await visit(url)
+    await expect(late.locator(".body")).to_have_text(["Hi"])
+
+
 # Rooms and names
 
 
 async def test_rooms(hub: HubProcess, visit: Visit) -> None:
-    """Rooms are addresses: going to one changes the address, going back returns, and each has its own messages."""
+    """Rooms are addresses: going to one changes the address, going back returns, and each has its own messages.
+
+    What was said in a room while one was in another is there when one comes back.
+    """
     page = await visit(f"{hub.url}/")
     await online(page)
     await expect(page.locator("#title")).to_have_text("lobby")
@@ -128,21 +205,38 @@ async def test_rooms(hub: HubProcess, visit: Visit) -> None:
     await page.press("#room", "Enter")
     await expect(page.locator("#title")).to_have_text("räum & co/1")
     await online(page)
-    async with websockets.connect(f"{hub.ws_url}/ws/r%C3%A4um%20%26%20co%2F1") as other:
+    async with websockets.connect(f"{hub.ws_url}/ws/chat%3Ar%C3%A4um%20%26%20co%2F1?echo=0") as other:
         await say(page, "only here")
         assert json.loads(await asyncio.wait_for(other.recv(), 5))["text"] == "only here"
-    await delivered(page, 1)
-    await page.go_back()
-    await expect(page.locator("#title")).to_have_text("lobby")
-    await expect(page.locator(".message")).to_have_count(0)
-    await expect(page.locator("#rooms a")).to_have_count(2)
-    await page.click("text=räum")
-    await expect(page.locator(".mine .body")).to_have_text("only here")
-    await expect(page.locator(".notice")).to_contain_text("what others said meanwhile is not shown")
-    async with websockets.connect(f"{hub.ws_url}/ws/r%C3%A4um%20%26%20co%2F1") as other:
+        await delivered(page, 1)
+        await page.go_back()
+        await expect(page.locator("#title")).to_have_text("lobby")
         await online(page)
+        await expect(page.locator(".message")).to_have_count(0)
+        await expect(page.locator("#rooms a")).to_have_count(2)
+        await other.send("while you were away")
+        await page.click("text=räum")
+        await expect(page.locator(".body")).to_have_text(["only here", "while you were away"])
         await other.send("welcome back")
-        await expect(page.locator(".raw .body")).to_have_text("welcome back")
+        await expect(page.locator(".body").last).to_have_text("welcome back")
+    await expect(page.locator(".notice")).to_have_count(0)
+
+
+async def test_the_same_room_raw(hub: HubProcess, visit: Visit) -> None:
+    """Each page links to the other, to the same room, and they hear each other."""
+    page = await visit(f"{hub.url}/?room=both")
+    await online(page)
+    async with page.context.expect_page() as opened:
+        await page.get_by_role("link", name="as a raw room").click(modifiers=["Control"])
+    raw = await opened.value
+    await online(raw)
+    await say(raw, "from raw")
+    await expect(page.locator(".body")).to_have_text("from raw")
+    await say(page, "from the chat")
+    await expect(raw.locator(".body").last).to_have_text("from the chat")
+    await raw.get_by_role("link", name="the chat").click()
+    await expect(raw.locator(".body")).to_have_text(["from raw", "from the chat"])
+    await expect(raw.locator("#title")).to_have_text("both")
 
 
 async def test_the_name_is_kept(hub: HubProcess, visit: Visit) -> None:
@@ -194,9 +288,11 @@ async def test_light_and_dark(hub: HubProcess, visit: Visit, scheme: str) -> Non
     await delivered(page, 1)
     ground = await page.evaluate("getComputedStyle(document.querySelector('main')).backgroundColor")
     assert (int(re.findall(r"\d+", ground)[0]) > 128) == (scheme == "light")
-    for text in [".who bdi", "time", "#state", "#worker", "#copy"]:
+    for text in [".who bdi", "time", "#state", "#count", "#copy"]:
         assert await contrast(page, text, "main") >= 4.5, text
     assert await contrast(page, ".label", ".side") >= 4.5
+    assert await contrast(page, "#people li", ".side") >= 4.5
+    assert await contrast(page, "#typing", "main") >= 4.5
     assert await contrast(page, ".mine .body", ".mine .body") >= 4.5
     assert await contrast(page, "#send", "#send") >= 4.5
 

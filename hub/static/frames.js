@@ -1,35 +1,58 @@
-// What a frame of a room means.
+// What a message of a room means.
 //
-// The page's own messages are JSON text {id, user, text, at}; the hub speaks as {hub: {hello}} and {hub: {error}}. Anybody
-// may send anything else to a raw room, so nothing here trusts a type.
+// The pages' own messages are JSON {id, user, text, at}; in raw rooms the hub speaks as {hub: {hello}} and
+// {hub: {error}}. Anybody may send anything else, so nothing here trusts a type.
 
 const DAY = 24 * 60 * 60 * 1000;
+// A history may be kept for long.
+const YEAR = 366 * DAY;
 const LONGEST_NAME = 80;
 const LONGEST_TEXT = 16000;
 const MOST_BYTES = 64;
 
+// A frame of a raw room: text or an ArrayBuffer.
 export function readFrame(data) {
-  if (typeof data !== "string") return { kind: "raw", user: "binary message", text: hex(new Uint8Array(data)) };
+  if (typeof data !== "string") return binary(new Uint8Array(data));
   const value = parse(data);
   if (isText(value.hub?.error?.message)) return { kind: "error", why: clip(value.hub.error.message), data };
   if (value.hub?.hello) return { kind: "hello", ...value.hub.hello, data };
-  if (isText(value.text) && isText(value.user)) return readMessage(value);
-  return rawFrame(data);
+  return isMessage(value) ? readMessage(value, DAY) : rawFrame(data);
+}
+
+// The data of a publication: any JSON value. A raw client's text is a string here, its bytes are Base64 in an object.
+export function readData(data) {
+  const value = Object(data);
+  if (isMessage(value)) return readMessage(value, YEAR);
+  const bytes = isText(value.b64data) ? decode(value.b64data) : null;
+  if (bytes !== null) return binary(bytes);
+  return rawFrame(isText(data) ? data : JSON.stringify(data));
 }
 
 export function rawFrame(data) {
   return { kind: "raw", user: "raw message", text: clip(data) };
 }
 
-function readMessage({ id, user, text, at }) {
-  const name = user.trim().slice(0, LONGEST_NAME) || "somebody";
-  return { kind: "message", id: isText(id) ? id : null, user: name, text: clip(text), at: plausible(at) };
+// A name that somebody gave himself.
+export function readName(name) {
+  return (isText(name) && name.trim().slice(0, LONGEST_NAME)) || "somebody";
+}
+
+function isMessage(value) {
+  return isText(value.text) && isText(value.user);
+}
+
+function readMessage({ id, user, text, at }, age) {
+  return { kind: "message", id: isText(id) ? id : null, user: readName(user), text: clip(text), at: plausible(at, age) };
+}
+
+function binary(bytes) {
+  return { kind: "raw", user: "binary message", text: hex(bytes) };
 }
 
 // Clocks differ and senders may lie: no message comes from the future, or from long ago.
-function plausible(at) {
+function plausible(at, age) {
   const now = Date.now();
-  return Number.isFinite(at) && at > now - DAY ? Math.min(at, now) : now;
+  return Number.isFinite(at) && at > now - age ? Math.min(at, now) : now;
 }
 
 function parse(data) {
@@ -37,6 +60,14 @@ function parse(data) {
     return Object(JSON.parse(data));
   } catch {
     return {};
+  }
+}
+
+function decode(base64) {
+  try {
+    return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  } catch {
+    return null;
   }
 }
 

@@ -1,188 +1,156 @@
-// A room's log, and the messages of ours that the hub has not confirmed.
+// A room of the chat page: the channel `chat:<name>`, with what was said before, and who is there.
 //
-// A message of ours counts as delivered when it comes back through the hub. Until then it is in the outbox: under way
-// ("waiting") or "failed", with the reason beside it. What failed for want of a connection is sent by itself when there is
-// one again; what the hub refused waits for the person. A room that was left keeps its log and its outbox.
+// After an interruption hub.js brings what was missed. Where it cannot (the first time, or away for too long), the room
+// reads the history; what comes meanwhile is held back, so that all is shown once and in order.
 
-import { sentence } from "./connection.js";
-import { rawFrame } from "./frames.js";
-import { clock, dayOf, element, messageItem, noticeItem } from "./render.js";
+import { readData } from "./frames.js";
+import { Log } from "./log.js";
+import { Outbox } from "./outbox.js";
+import { People } from "./people.js";
+import { Seen } from "./seen.js";
+import { keep, recall } from "./storage.js";
+import { sentence } from "./words.js";
 
-const GROUP_WITHIN = 5 * 60 * 1000;
-const DELIVERY_TIMEOUT = 10000;
-const MOST_MESSAGES = 500;
-const MOST_TRIES = 3;
+const MOST_SENT = 200;
 
-const LOST = "Not confirmed: the connection was lost.";
+// What HubError.code says.
+const LOST = 2;
 // To send these again by itself would end the next connection in the same way.
-const REFUSED_WITH = { 1009: "Not sent: too big for this hub.", 4429: "Not sent: too many messages at once." };
+const REFUSED_WITH = { 1009: "Not sent: too big for this hub.", 3013: "Not sent: too many messages at once." };
+const REASONS = { 1: "No answer from the hub.", [LOST]: "Not confirmed: the connection was lost.", 3: "Not sent yet: no connection." };
+
+// Ids of messages of this window: after a reload they are still ours.
+const sent = recall("sessionStorage", "sent", []);
 
 export class Room {
-  constructor(name, { connection, onShown }) {
+  constructor(name, { hub, userName, onShown, onPeople }) {
     this.name = name;
-    this.connection = connection;
-    this.onShown = onShown;
-    this.list = element("ol", { className: "log" });
-    // By id, in the order of sending.
-    this.outbox = new Map();
-    // A message that was sent twice around a reconnect may have arrived the first time.
-    this.seen = new Set();
-    // The latest message, for grouping; null after a notice.
-    this.last = null;
-    this.day = dayOf(Date.now());
-    // When it was last left or lost; null before the first time and while we are in it.
-    this.awaySince = null;
+    this.channel = `chat:${name}`;
+    this.hub = hub;
+    this.log = new Log((mine, notice) => onShown(this, mine, notice));
+    this.outbox = new Outbox(this.log, (entry) => this.transmit(entry));
+    this.people = new People({ hub, room: name, userName, onChange: () => onPeople(this) });
+    this.seen = new Seen();
+    // The subscription; null until the room is entered.
+    this.chat = null;
+    // Of the latest publication that was shown; epoch null before the history was read.
+    this.offset = 0;
+    this.epoch = null;
+    // Publications that wait for the history; null if there is nothing to wait for.
+    this.held = [];
   }
 
-  // Connection
-
-  joined() {
-    if (this.awaySince !== null && this.list.childElementCount > 0) this.noticeGap();
-    this.awaySince = null;
-    for (const entry of [...this.outbox.values()]) if (entry.resend) this.transmit(entry);
+  enter() {
+    if (this.chat !== null) this.chat.subscribe();
+    else this.begin();
+    this.people.enter();
   }
 
-  lost(code) {
-    this.awaySince = Date.now();
-    const why = REFUSED_WITH[code];
-    for (const entry of this.underWay()) this.fail(entry, why ?? LOST, why === undefined && entry.tries < MOST_TRIES);
+  leave() {
+    this.people.leave();
+    this.chat.unsubscribe();
   }
 
-  noticeGap() {
-    const [from, to] = [clock(this.awaySince), clock(Date.now())];
-    this.notice(`Not connected ${from === to ? `at ${to}` : `from ${from} to ${to}`}: what others said meanwhile is not shown.`);
+  begin() {
+    this.chat = this.hub.subscribe(this.channel);
+    this.chat.on("subscribed", (context) => this.joined(context));
+    this.chat.on("publication", (publication) => this.receive(publication));
+    this.people.watch(this.chat);
+  }
+
+  say(message) {
+    if (sent.push(message.id) > MOST_SENT) sent.shift();
+    keep("sessionStorage", "sent", sent);
+    this.people.said();
+    this.outbox.add(message);
+  }
+
+  // Joining
+
+  joined({ recovered }) {
+    if (!recovered || this.held !== null) this.catchUp();
+    // What was missed is told right after this; then we know what of ours arrived.
+    else queueMicrotask(() => this.outbox.sendAgain());
+  }
+
+  async catchUp() {
+    this.held ??= [];
+    const history = await this.chat.history().catch(() => null);
+    // Interrupted again: the next time.
+    if (this.chat.state !== "subscribed" || this.held === null) return;
+    const held = this.held;
+    this.held = null;
+    this.showHistory(history);
+    for (const publication of held) this.receive(publication);
+    for (const { item } of this.outbox.entries.values()) this.log.moveToEnd(item);
+    this.outbox.sendAgain();
+  }
+
+  showHistory(history) {
+    const { publications = [], offset = 0, epoch = "" } = history ?? {};
+    this.noticeGap(publications[0]?.offset ?? offset + 1, epoch);
+    if (epoch !== this.epoch) this.offset = 0;
+    this.epoch = epoch;
+    for (const publication of publications) this.receive(publication);
+  }
+
+  noticeGap(first, epoch) {
+    if (this.epoch === null) return;
+    const missed = first - this.offset - 1;
+    if (epoch !== this.epoch || epoch === "") this.log.notice("Some of what others said meanwhile may be missing.");
+    else if (missed > 0) this.log.notice(`${missed} more were said meanwhile, too long ago to be kept.`);
   }
 
   // Sending
 
-  say(message) {
-    const item = this.show({ ...message, mine: true });
-    const entry = { message, item, state: "new", timer: null, tries: 0, resend: false, sentAt: 0 };
-    this.outbox.set(message.id, entry);
-    this.transmit(entry);
-  }
-
-  transmit(entry) {
-    if (!this.connection.online) {
-      this.fail(entry, "Not sent yet: no connection.", true);
-      this.connection.retryNow();
-      return;
+  async transmit(entry) {
+    if (this.chat.state !== "subscribed") return this.outbox.fail(entry, REASONS[3], true);
+    this.outbox.sending(entry);
+    try {
+      await this.hub.publish(this.channel, entry.message);
+      this.confirm(entry);
+    } catch (error) {
+      if (this.outbox.get(entry.message.id) === entry) this.refused(entry, error);
     }
-    this.outbox.delete(entry.message.id);
-    this.outbox.set(entry.message.id, entry);
-    this.mark(entry, "waiting");
-    entry.tries += 1;
-    entry.sentAt = Date.now();
-    entry.timer = setTimeout(() => this.overdue(entry), DELIVERY_TIMEOUT);
-    this.connection.send(JSON.stringify(entry.message));
   }
 
-  overdue(entry) {
-    this.fail(entry, "No answer from the hub.", entry.tries < MOST_TRIES);
-    if (this.connection.heardAt < entry.sentAt) this.connection.giveUp();
+  refused(entry, { code, message, cause }) {
+    const why = code === LOST ? REFUSED_WITH[cause.code] : undefined;
+    const again = why === undefined && code in REASONS;
+    this.outbox.fail(entry, why ?? REASONS[code] ?? `Not delivered: ${sentence(message)}`, again);
   }
 
-  fail(entry, why, resend) {
-    entry.resend = resend;
-    this.mark(entry, "failed", why, this.button("Send now", () => this.retry(entry)), this.button("Discard", () => this.discard(entry)));
-  }
-
-  retry(entry) {
-    entry.tries = 0;
-    this.transmit(entry);
-  }
-
-  discard(entry) {
-    this.forget(entry);
-    entry.item.remove();
-    this.last = null;
-  }
-
-  forget(entry) {
-    clearTimeout(entry.timer);
-    this.outbox.delete(entry.message.id);
-  }
-
-  underWay() {
-    return [...this.outbox.values()].filter(({ state }) => state === "waiting");
-  }
-
-  button(label, action) {
-    return element("button", { type: "button", onclick: action }, label);
-  }
-
-  mark(entry, state, ...note) {
-    clearTimeout(entry.timer);
-    entry.state = state;
-    for (const each of ["waiting", "failed", "delivered"]) entry.item.classList.toggle(each, each === state);
-    entry.item.querySelector(".note")?.remove();
-    if (note.length > 0) entry.item.append(element("div", { className: "note" }, ...note));
+  confirm(entry) {
+    if (this.outbox.get(entry.message.id) !== entry) return;
+    this.seen.isNew(entry.message.id);
+    this.outbox.delivered(entry);
   }
 
   // Receiving
 
-  receive(frame) {
-    if (frame.kind === "message") this.receiveMessage(frame);
-    else if (frame.kind === "error") this.receiveError(frame);
-    // Only the first frame can be the hub's greeting; a later one is somebody's message.
-    else this.show({ ...(frame.kind === "hello" ? rawFrame(frame.data) : frame), at: Date.now(), raw: true });
+  receive(publication) {
+    if (this.held !== null) this.held.push(publication);
+    else if (this.isNext(publication)) this.show(publication);
   }
 
-  receiveMessage(frame) {
-    const entry = this.outbox.get(frame.id);
-    if (entry !== undefined) this.delivered(entry);
-    else if (this.isNew(frame.id)) this.show(frame);
+  isNext({ offset = 0 }) {
+    if (offset && offset <= this.offset) return false;
+    this.offset = offset;
+    return true;
   }
 
-  delivered(entry) {
-    this.forget(entry);
-    this.isNew(entry.message.id);
-    this.mark(entry, "delivered");
-    entry.item.querySelector(".body").title = `Back from the hub after ${Date.now() - entry.sentAt} ms`;
+  show({ data, info }) {
+    const message = readData(data);
+    if (message.kind !== "message") return this.log.show({ ...message, at: Date.now(), raw: true });
+    this.people.spoke(info?.client, message.user);
+    const entry = this.outbox.get(message.id);
+    const fresh = this.seen.isNew(message.id);
+    if (entry !== undefined) this.outbox.delivered(entry);
+    else if (fresh) this.showMessage(message);
   }
 
-  isNew(id) {
-    if (id === null) return true;
-    const fresh = !this.seen.has(id);
-    this.seen.add(id);
-    if (this.seen.size > 2 * MOST_MESSAGES) this.seen.delete(this.seen.values().next().value);
-    return fresh;
-  }
-
-  receiveError({ why, data }) {
-    // Answers come in the order of sending, so it is about the oldest.
-    const [entry] = this.underWay();
-    if (entry === undefined) this.show({ ...rawFrame(data), at: Date.now(), raw: true });
-    else this.fail(entry, `Not delivered: ${sentence(why)}`, false);
-  }
-
-  // The log
-
-  show(message) {
-    const { user, at, mine = false, raw = false } = message;
-    this.turnDay(at);
-    const { last } = this;
-    const more = last !== null && last.user === user && last.mine === mine && last.raw === raw && at - last.at < GROUP_WITHIN;
-    this.last = { user, mine, raw, at };
-    return this.append(messageItem({ ...message, more }), mine);
-  }
-
-  notice(text) {
-    this.last = null;
-    this.append(noticeItem(text), false);
-  }
-
-  turnDay(at) {
-    const day = dayOf(at);
-    if (day !== this.day) this.notice(day);
-    this.day = day;
-  }
-
-  append(item, mine) {
-    this.list.append(item);
-    // What is not delivered stays.
-    while (this.list.childElementCount > MOST_MESSAGES) (this.list.querySelector("li:not(.waiting, .failed)") ?? item).remove();
-    this.onShown(this, mine, item.classList.contains("notice"));
-    return item;
+  showMessage(message) {
+    const mine = sent.includes(message.id);
+    this.log.show({ ...message, mine }).classList.toggle("delivered", mine);
   }
 }

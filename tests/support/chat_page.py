@@ -1,4 +1,4 @@
-"""The chat page as a visitor uses it."""
+"""The chat page and the raw page as a visitor uses them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def visit(browser: Browser) -> AsyncIterator[Visit]:
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", logged)
         if scripted is not None:
-            await page.route_web_socket(re.compile("/ws/"), scripted)
+            await page.route_web_socket(re.compile("/ws/|/connection/"), scripted)
         await page.add_init_script(init)
         await page.goto(url)
         return page

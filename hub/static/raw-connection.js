@@ -3,6 +3,8 @@
 // Online begins with the hub's first frame and not with the open handshake: a browser learns the reason of a refusal
 // only from an open connection, so the hub accepts even those that it is about to refuse.
 
+import { whyClosed } from "./words.js";
+
 const FIRST_DELAY = 500;
 const LONGEST_DELAY = 20000;
 // A connection that held this long starts the delays afresh; one that is accepted and closed at once does not.
@@ -11,26 +13,7 @@ const JOIN_TIMEOUT = 15000;
 
 // The hub would refuse the same attempt again.
 const TERMINAL = { 4400: "This room name is not allowed.", 4401: "This hub asks for a token.", 4403: "This page may not connect." };
-
-const REASONS = {
-  1001: "The server went away.",
-  1005: "The server closed the connection.",
-  1006: "The server cannot be reached.",
-  1009: "A message was too big for this hub.",
-  1012: "The server restarts.",
-  3008: "This window read too slowly.",
-  4429: "Too many messages at once.",
-};
-
-function reasonOf(code, reason) {
-  if (!navigator.onLine) return "This device is offline.";
-  return TERMINAL[code] ?? REASONS[code] ?? sentence(reason || `The connection ended with code ${code}.`);
-}
-
-// What the hub says begins small and has no full stop, or has one.
-export function sentence(text) {
-  return `${text.charAt(0).toUpperCase()}${text.slice(1).replace(/\.$/, "")}.`;
-}
+const REMEDIES = { 4400: "lobby", 4401: "token" };
 
 export class Connection {
   constructor({ address, onState, onFrame, onLost }) {
@@ -117,8 +100,8 @@ export class Connection {
     this.release();
     if (wasOnline) this.onLost(code);
     this.refused = code in TERMINAL;
-    const why = reasonOf(code, reason);
-    if (this.refused) this.onState({ state: "refused", code, why });
+    const why = TERMINAL[code] ?? whyClosed(code, reason);
+    if (this.refused) this.onState({ state: "refused", why, remedy: REMEDIES[code] });
     else this.wait(why);
   }
 
