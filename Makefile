@@ -1,4 +1,4 @@
-.PHONY: install run test test-sdk lint types coverage bench docs clean
+.PHONY: install run test test-sdk lint types coverage soak bench docs clean
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,6 +13,7 @@ test-sdk: install ; @$(BIN)/python -m pytest -m sdk tests/sdk
 lint: install ; @$(BIN)/ruff check . && $(BIN)/ruff format --check .
 types: install ; @$(BIN)/mypy
 coverage: install ; @$(BIN)/coverage run -m pytest -q && $(BIN)/coverage report
+soak: install ; @$(BIN)/python -m tests.soak
 bench: install ; @$(BIN)/python -m bench
 docs: install ; @$(BIN)/python docs/generate.py
 clean: ; rm -rf .venv .cache tests/sdk/node/node_modules build dist .coverage .pytest_cache .mypy_cache .ruff_cache

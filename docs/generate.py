@@ -1,4 +1,4 @@
-"""Writes docs/reference.md from the tables in the code; with `--check` fails if the file is out of date."""
+"""Writes docs/reference.md, and the table in docs/channels.md, from the code; `--check` fails if one is old."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from pathlib import Path
 
 from hub.config import Settings
 from hub.errors import Disconnect, Disconnects, Error, Errors, Unsubscribe, Unsubscribes, table
+from hub.namespaces import ChannelOptions
 
 TARGET = Path(__file__).with_name("reference.md")
+CHANNELS = Path(__file__).with_name("channels.md")
+# What stands between these is written here.
+BEGIN, END = "<!-- options: written by docs/generate.py -->\n", "<!-- /options -->"
 
 HEAD = """# Reference
 
@@ -60,16 +64,36 @@ def unsubscribes() -> str:
     return "\n".join(lines)
 
 
+def options() -> str:
+    """Every option of a namespace."""
+    lines = ["| option | default | meaning |", "|---|---|---|"]
+    for name, field in ChannelOptions.model_fields.items():
+        lines.append(f"| `{name}` | {_default(field.default)} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+def _default(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "" if value in (0, "", ()) else f"`{value:.0f}`" if isinstance(value, float) else f"`{value}`"
+
+
+def channels() -> str:
+    """The page with its table."""
+    before, _, rest = CHANNELS.read_text().partition(BEGIN)
+    return before + BEGIN + options() + END + rest.partition(END)[2]
+
+
 def render() -> str:
     return "\n\n".join((HEAD.rstrip(), settings(), close_codes(), errors(), unsubscribes())) + "\n"
 
 
 def main() -> None:
-    if "--check" in sys.argv:
-        if TARGET.read_text() != render():
-            sys.exit("docs/reference.md is out of date: run `make docs`")
-    else:
-        TARGET.write_text(render())
+    for path, text in ((TARGET, render()), (CHANNELS, channels())):
+        if "--check" not in sys.argv:
+            path.write_text(text)
+        elif path.read_text() != text:
+            sys.exit(f"docs/{path.name} is out of date: run `make docs`")
 
 
 if __name__ == "__main__":

@@ -121,6 +121,7 @@ class ApiMethods:
             version_epoch=body.version_epoch,
             tags=body.tags,
             skip_history=body.skip_history,
+            delta=body.delta,
             known=True,
         )
         return api.PublishResult(offset=result.offset, epoch=result.epoch) if result.epoch else api.PublishResult()

@@ -122,6 +122,7 @@ class _Publication(_Request):
     )
     version_epoch: str = Field("", description="What `version` counts in; another one begins anew.")
     skip_history: bool = Field(False, description="Do not keep it in the channel's history.")
+    delta: bool = Field(False, description="It may be sent as the difference to the one before.")
 
     @model_validator(mode="after")
     def _has_data(self) -> Self:

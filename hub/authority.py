@@ -13,7 +13,7 @@ import msgspec
 from starlette.requests import HTTPConnection
 
 from .config import Settings
-from .errors import Disconnects, Ended, Error, Errors, Refused
+from .errors import Disconnects, Ended, Error, Errors, InvalidChannel, Refused
 from .namespaces import PRIVATE, ChannelOptions, Namespaces
 from .tokens import (
     ConnectionToken,
@@ -26,6 +26,7 @@ from .tokens import (
     TokenKeys,
     TokenVerifier,
 )
+from .types import channel_name
 
 __all__ = ["Asker", "Authority", "Grant", "Hooks", "Principal", "RoomRights", "User"]
 
@@ -98,6 +99,9 @@ class _RawAsker:
 
     def is_subscribed(self, channel: str) -> bool:
         return False
+
+    def send(self, data: Any) -> None:
+        """It knows no messages."""
 
 
 Authenticator = Callable[[HTTPConnection, str | None], Awaitable["bool | User | None"]]
@@ -204,8 +208,12 @@ class Authority:
 
     def options(self, channel: str) -> ChannelOptions:
         """The options of a channel that somebody names. Raises Refused."""
-        if len(channel.encode(errors="surrogatepass")) > MAX_NAME or not channel.isprintable():
-            raise Refused(Errors.BAD_REQUEST, "a channel name has at most 255 bytes and no control characters")
+        try:
+            size = len(channel_name(channel).encode())
+        except InvalidChannel as error:
+            raise Refused(Errors.BAD_REQUEST, str(error)) from None
+        if size > MAX_NAME:
+            raise Refused(Errors.BAD_REQUEST, f"channel name has {size} bytes, allowed are {MAX_NAME}")
         options = self.namespaces.find(channel)
         if options is None:
             raise Refused(Errors.UNKNOWN_CHANNEL)
@@ -294,12 +302,8 @@ class Authority:
     def publishable(self, channel: str, data: bytes) -> ChannelOptions:
         """The options of a channel to which `data` may be published by somebody. Raises Refused."""
         options = self.options(channel)
-        if not data:
-            raise Refused(Errors.BAD_REQUEST, "data is missing")
-        if options.publication_data_format == "json_object" and not data.startswith(b"{"):
-            raise Refused(Errors.BAD_REQUEST, "data must be a JSON object")
-        if options.publication_data_format == "binary":
-            raise Refused(Errors.BAD_REQUEST, "data must be binary")
+        if complaint := options.complaint(data, binary=False):
+            raise Refused(Errors.BAD_REQUEST, complaint)
         return options
 
     def may_publish(self, asker: Asker, channel: str, options: ChannelOptions) -> None:

@@ -190,25 +190,24 @@ class Client:
                 self._on_fault(command, fault)
             else:
                 if work is not None:
-                    self.run(self._guard(command, work))
+                    self.run(work, partial(self._on_fault, command))
 
-    def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def run(self, work: Coroutine[Any, Any, None], on_fault: Callable[[Exception], None]) -> None:
         """A task that ends with the client."""
         task = asyncio.create_task(work, name="hub client command")
         self._running.add(task)
-        task.add_done_callback(self._done)
-        return task
+        task.add_done_callback(partial(self._ran, on_fault))
+
+    def _ran(self, on_fault: Callable[[Exception], None], task: asyncio.Task[None]) -> None:
+        fault = None if task.cancelled() else task.exception()
+        if isinstance(fault, Exception):
+            on_fault(fault)
+        self._done(task)
 
     def _done(self, work: asyncio.Future[Any]) -> None:
         self._running.discard(work)
         if self.state is not State.CLOSED:
             self._work()
-
-    async def _guard(self, command: Command, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except Exception as fault:
-            self._on_fault(command, fault)
 
     def _on_fault(self, command: Command, fault: Exception) -> None:
         """What a command's fault is to the client."""
@@ -319,6 +318,11 @@ class Client:
             await hook(self, code, reason)
         except Exception:
             log.exception("unexpected fault in the application's on_disconnect")
+
+    def send(self, data: Any) -> None:
+        """A message to this client alone, outside of all channels; `data` is what JSON can say."""
+        if self.state is not State.CLOSED:
+            self.wire.write(push("message", {"data": data}))
 
     # Subscriptions
 

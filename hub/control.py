@@ -10,7 +10,9 @@ import socket
 import time
 import uuid
 from collections import Counter
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -30,6 +32,8 @@ from .types import StreamPosition, channel_name
 __all__ = ["HubNode", "NodeInfo"]
 
 log = logging.getLogger("hub.control")
+
+T = TypeVar("T")
 
 # Seconds that a survey waits for the other workers.
 SURVEY_TIMEOUT = 2.0
@@ -193,22 +197,30 @@ class HubNode(HubCore):
     async def channels(self, pattern: str = "") -> dict[str, int]:
         """The channels that have subscribers, of all workers, with their numbers; `pattern` is a glob."""
         found: Counter[str] = Counter()
-        for answer in await self._survey("channels", pattern):
-            found.update(msgspec.json.decode(answer, type=dict[str, int]))
+        for answer in await self._survey("channels", dict[str, int], pattern):
+            found.update(answer)
         return dict(found)
 
     async def info(self) -> list[NodeInfo]:
         """Every worker."""
-        return [msgspec.json.decode(answer, type=NodeInfo) for answer in await self._survey("info")]
+        return await self._survey("info", NodeInfo)
 
-    async def _survey(self, kind: str, pattern: str = "") -> list[Raw]:
+    async def _survey(self, kind: str, shape: type[T], pattern: str = "") -> list[T]:
         number = uuid.uuid4().hex
         answers = self._surveys[number] = asyncio.Queue()
         try:
             count = await self._order(_Survey(number=number, node=self.node, kind=kind, pattern=pattern))
-            return await self._collect(answers, count)
+            return list(self._read(await self._collect(answers, count), shape))
         finally:
             del self._surveys[number]
+
+    def _read(self, answers: list[Raw], shape: type[T]) -> Iterator[T]:
+        """Those that can be understood; a worker of another version may say something else."""
+        for answer in answers:
+            try:
+                yield msgspec.json.decode(answer, type=shape)
+            except msgspec.MsgspecError:
+                self.malformed.add()
 
     async def _collect(self, answers: asyncio.Queue[Raw], count: int) -> list[Raw]:
         found: list[Raw] = []
@@ -242,13 +254,16 @@ class HubNode(HubCore):
     def on_control(self, payload: bytes) -> None:
         try:
             order = _decoder.decode(payload)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             self.malformed.add()
             return
         match order:
             case _Targeted():
                 for client in self.clients.of(order.user, order.client):
-                    self._act(client, order)
+                    try:
+                        self._act(client, order)
+                    except Exception:  # the user's other connections are not spared
+                        log.exception("unexpected fault while %r was told what to do", client)
             case _Forget():
                 self.streams.forget(order.channel)
             case _Survey():
@@ -265,7 +280,7 @@ class HubNode(HubCore):
     def _act(self, client: Client, order: _Targeted) -> None:
         match order:
             case _Subscribe():
-                client.run(self._subscribe(client, order))
+                self._subscribe(client, order)
             case _Unsubscribe():
                 for channel in [order.channel] if order.channel else [*client.subs, *client.opening]:
                     client.unsubscribe(channel)
@@ -274,15 +289,16 @@ class HubNode(HubCore):
             case _Refresh():
                 self._refresh(client, order)
 
-    async def _subscribe(self, client: Client, order: _Subscribe) -> None:
+    def _subscribe(self, client: Client, order: _Subscribe) -> None:
         granted = SubscribeGrant(info=order.info, data=order.data, override=order.override)
         since = StreamPosition(*order.since) if order.since is not None else None
-        try:
-            await subscribe_by_server(client, order.channel, granted, since, order.expire_at)
-        except HubError as error:
-            log.warning("%r could not be subscribed to %r: %s", client, order.channel, error)
-        except Exception:
-            log.exception("unexpected fault while %r was subscribed to %r", client, order.channel)
+        work = subscribe_by_server(client, order.channel, granted, since, order.expire_at)
+        if work is not None:
+            client.run(work, partial(self._not_subscribed, client, order.channel))
+
+    def _not_subscribed(self, client: Client, channel: str, fault: Exception) -> None:
+        unexpected = None if isinstance(fault, HubError) else fault
+        log.warning("%r could not be subscribed to %r: %s", client, channel, fault, exc_info=unexpected)
 
     def _refresh(self, client: Client, order: _Refresh) -> None:
         if order.expired:

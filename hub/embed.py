@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import multiprocessing
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -31,6 +32,9 @@ from .ws import EchoEndpoint, RawEndpoint
 __all__ = ["Hub"]
 
 log = logging.getLogger("hub")
+
+# Seconds that the application has for its `on_disconnect` when the server ends.
+LAST_WORDS = 5.0
 
 _Subscribe = TypeVar("_Subscribe", bound=Callable[[Asker, str], Awaitable[bool | None]])
 _Publish = TypeVar("_Publish", bound=Callable[[Asker, str, Any], Awaitable[bool | None]])
@@ -118,6 +122,10 @@ class Hub(HubNode):
         return register
 
     @cached_property
+    def _context(self) -> Context:
+        return Context(self, self.settings, self.authority, self._admission, self.clients, HANDLERS)
+
+    @cached_property
     def router(self) -> APIRouter:
         """Everything the hub serves. Including it starts and stops the hub with the application.
 
@@ -126,13 +134,12 @@ class Hub(HubNode):
         router = APIRouter(lifespan=self._lifespan)
         raw = RawEndpoint(self, self.settings, self._admission, self.authority)
         echo = EchoEndpoint(self, self.settings, self._admission)
-        context = Context(self, self.settings, self.authority, self._admission, self.clients, HANDLERS)
         # Raw ASGI: FastAPI's own WebSocket routes would keep a task and their dependencies for each connection.
         router.routes += [
             WebSocketRoute("/ws", raw, name="hub_lobby"),
             WebSocketRoute("/ws/{room:hub_room}", raw, name="hub_room"),
             WebSocketRoute("/echo", echo, name="hub_echo"),
-            WebSocketRoute("/connection/websocket", ChannelEndpoint(context), name="hub_channels"),
+            WebSocketRoute("/connection/websocket", ChannelEndpoint(self._context), name="hub_channels"),
         ]
         router.include_router(api_router(self, self.settings))
         return router
@@ -141,6 +148,8 @@ class Hub(HubNode):
     async def _lifespan(self, app: Any) -> AsyncIterator[dict[str, Any]]:
         async with self:
             yield {OPTIONS_STATE: self.settings.wire()}
+            if self._context.tasks:
+                await asyncio.wait(self._context.tasks, timeout=LAST_WORDS)
 
     async def start(self) -> None:
         redact_tokens()

@@ -144,24 +144,31 @@ async def _open(
     await subscribe(context.hub, client, channel, planned, grant, begun)
 
 
-async def subscribe_by_server(
+def subscribe_by_server(
     client: Client, channel: str, granted: SubscribeGrant, since: StreamPosition | None, expire_at: float
-) -> None:
+) -> Work | None:
     """A subscription that the application decides while the client is connected; the client is told by a push."""
     if channel in client.subs or channel in client.opening:
-        return
-    grant = client.context.authority.grant(channel, granted)
-    grant = Grant(options=grant.options, info=grant.info, data=grant.data, expire_at=expire_at)
-    offset, epoch = since or (0, "")
-    wish = c.Subscribe(channel, recover=since is not None, offset=offset, epoch=epoch)
+        return None
+    client.opening[channel] = None
+    return _subscribing_by_server(client, channel, granted, since, expire_at)
 
-    def done(result: SubscribeResult) -> None:
-        told = SubscribePush(result.recoverable, result.epoch, result.offset, result.positioned, result.data)
-        client.wire.write(push("subscribe", told, channel))
-        for publication in result.publications:
-            client.wire.write(push("pub", bytes(publication), channel))
 
+async def _subscribing_by_server(
+    client: Client, channel: str, granted: SubscribeGrant, since: StreamPosition | None, expire_at: float
+) -> None:
     with client.making(channel):
+        grant = client.context.authority.grant(channel, granted)
+        grant = Grant(options=grant.options, info=grant.info, data=grant.data, expire_at=expire_at)
+        offset, epoch = since or (0, "")
+        wish = c.Subscribe(channel, recover=since is not None, offset=offset, epoch=epoch)
+
+        def done(result: SubscribeResult) -> None:
+            told = SubscribePush(result.recoverable, result.epoch, result.offset, result.positioned, result.data)
+            client.wire.write(push("subscribe", told, channel))
+            for publication in result.publications:
+                client.wire.write(push("pub", bytes(publication), channel))
+
         await _open(client, wish, grant, done, server_side=True)
 
 

@@ -7,16 +7,16 @@ import itertools
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any, Self
 
 import msgspec
+from msgspec.structs import replace
 
 from .broker import Broker
 from .deadlines import Deadlines
 from .errors import BrokerUnavailable, Errors, MessageTooBig, Refused
 from .log import Throttled
-from .namespaces import Namespaces
+from .namespaces import ChannelOptions, Namespaces
 from .protocol import envelope
 from .protocol.forms import RAW, Event, Form
 from .registry import Channel, Registry, Subscriber
@@ -134,6 +134,7 @@ class HubCore:
         version: int = 0,
         version_epoch: str = "",
         skip_history: bool = False,
+        delta: bool = False,
         known: bool = False,
     ) -> PublishResult:
         """Send `data` to every client of `channel`, on every worker.
@@ -142,15 +143,19 @@ class HubCore:
         has taken it. It is at most once: kept if the channel's namespace has a history, else gone when delivered.
         `exclude` is the `id` of a connection that shall not get it. The same `idempotency_key` within 5 minutes
         publishes nothing and returns the first result; so does a `version` that is not newer than the last. With
-        `known` the channel's namespace must be configured; else it is like one without a namespace.
+        `delta` it may be sent as the difference to the one before, to clients that asked for it. With `known` the
+        channel's namespace must be configured and take such data; else it is like one without a namespace.
 
         Raises Refused (102) for a namespace that is not known, BrokerUnavailable if Redis is away (it says whether the
         publication may have been sent), InvalidChannel, MessageTooBig, TypeError for what JSON cannot say.
         """
         await self.start()
-        if self.namespaces.find(channel_name(channel)) is None and known:
-            raise Refused(Errors.UNKNOWN_CHANNEL)
+        options = self.namespaces.find(channel_name(channel))
         publication = publication_of(data, exclude, tags)
+        if known:
+            _require_welcome(options, publication)
+        if delta:
+            publication = replace(publication, delta=True)
         kept = not skip_history and self.namespaces.of_room(channel).history is not None
         if kept or idempotency_key or version:
             return await self.append(
@@ -361,6 +366,14 @@ class HubCore:
             _fan_out(channel, events)
         except Exception:
             log.exception("unexpected fault while writing to the clients of %r", channel)
+
+
+def _require_welcome(options: ChannelOptions | None, publication: Publication) -> None:
+    """The channel's namespace is known and takes such data. Raises Refused."""
+    if options is None:
+        raise Refused(Errors.UNKNOWN_CHANNEL)
+    if complaint := options.complaint(publication.data, binary=publication.kind is DataKind.BINARY):
+        raise Refused(Errors.BAD_REQUEST, complaint)
 
 
 _decode_info = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

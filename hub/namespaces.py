@@ -100,6 +100,17 @@ class ChannelOptions(BaseModel):
             return None
         return HistoryOptions(size=self.history_size, ttl=self.history_ttl, meta_ttl=self.history_meta_ttl)
 
+    def complaint(self, data: bytes, *, binary: bool) -> str:
+        """What is wrong with the data of a publication, if anything: JSON, or bytes where `binary`."""
+        wanted = self.publication_data_format
+        if not data:
+            return "data is missing"
+        if wanted == "binary" and not binary:
+            return "data must be binary"
+        if wanted in ("json", "json_object") and binary:
+            return "data must be JSON"
+        return "data must be a JSON object" if wanted == "json_object" and not data.startswith(b"{") else ""
+
 
 # Channels like raw rooms: everybody hears what anybody says, and nothing is kept.
 OPEN = ChannelOptions(

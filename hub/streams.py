@@ -17,7 +17,7 @@ from .protocol import envelope
 from .protocol.forms import Event
 from .protocol.stream import Filled, Recovery, Stream
 from .registry import Channel, Registry
-from .types import HistoryOptions, HistoryPage, Membership, Publication, StreamPosition
+from .types import NOWHERE, HistoryOptions, HistoryPage, Membership, Publication, StreamPosition
 
 __all__ = ["Streams", "publications_of"]
 
@@ -45,6 +45,8 @@ class Streams:
         self._reads: dict[Channel, asyncio.Task[None]] = {}
         # Channels to be read once more when their read has ended.
         self._again: set[Channel] = set()
+        # Channels whose read has failed, until they are tried again.
+        self._retries: dict[Channel, asyncio.TimerHandle] = {}
         self._checker: asyncio.Task[None] | None = None
         self.lost = Throttled(log, logging.ERROR, "%d channels lost publications that cannot be recovered")
         self.healed = 0
@@ -59,7 +61,13 @@ class Streams:
         self._checker = None
         for task in tasks:
             task.cancel()
+        for retry in self._retries.values():
+            retry.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # A task that is cancelled before its first step does not tidy up.
+        self._reads.clear()
+        self._again.clear()
+        self._retries.clear()
 
     # Arrivals
 
@@ -69,11 +77,11 @@ class Streams:
         if stream is None:
             self._emit(channel, publication)
             return
-        now = stream.arrive(publication)
-        if now is None:
+        delivered = stream.arrive(publication, _now())
+        if delivered is None:
             self.heal(channel)
             return
-        for each in now:
+        for each in delivered:
             self._emit(channel, each)
 
     def heal(self, channel: Channel) -> None:
@@ -109,20 +117,31 @@ class Streams:
 
     async def recover(self, channel: Channel, options: HistoryOptions, since: StreamPosition) -> Recovery:
         """What a client missed that stood at `since`; true at the moment of the return. Raises BrokerUnavailable."""
+        stream = await self._locate_at(since, channel, options)
         for _ in range(ATTEMPTS):
-            stream = await self.locate(channel, options)
-            recovery = stream.recover(since, self._limit)
+            recovery = stream.recover(since, self._limit, _now())
             if recovery is not None:
                 return recovery
-            await asyncio.shield(self._reads.get(channel) or self._read(channel, self._limit))
+            await asyncio.shield(self._read(channel, self._limit))
+            stream = await self.locate(channel, options)
         return Recovery(None)
 
     async def latest(self, channel: Channel, options: HistoryOptions, since: StreamPosition | None) -> Recovery:
         """The newest publication, unless the client has it already (`cache` mode)."""
-        stream = await self.locate(channel, options)
+        stream = await self._locate_at(since or NOWHERE, channel, options)
         if since is not None and since.offset == stream.offset and since.epoch in ("", stream.epoch):
             return Recovery([])
-        return Recovery([stream.ring[-1]] if stream.ring else None)
+        newest = stream.newest(_now())
+        return Recovery([newest] if newest is not None else None)
+
+    async def _locate_at(self, since: StreamPosition, channel: Channel, options: HistoryOptions) -> Stream:
+        """`locate`, and not behind `since`: a client may come from a worker that has heard more than this one."""
+        before = channel.stream.reads if channel.stream is not None else 0
+        stream = await self.locate(channel, options)
+        if since.offset > stream.offset and since.epoch in ("", stream.epoch) and stream.reads == before:
+            self.heal(channel)
+            stream = await self.locate(channel, options)
+        return stream
 
     # Reads
 
@@ -137,37 +156,42 @@ class Streams:
         filled = None
         try:
             page = await self._page(channel.name, stream, since)
-            filled = stream.fill(publications_of(page), page.position)
+            filled = stream.fill(publications_of(page), page.position, _now())
         except BrokerUnavailable as error:
             log.debug("history of %r: %s", channel.name, error)
         except Exception:
             log.exception("unexpected fault while reading the history of %r", channel.name)
         finally:
-            del self._reads[channel]
+            self._reads.pop(channel, None)
             again = channel in self._again
             self._again.discard(channel)
         if filled is None:
-            asyncio.get_running_loop().call_later(RETRY, self._retry, channel)
+            self._retry_later(channel)
             return
         self._deliver(channel, filled)
         if stream.gap or again:
             self.heal(channel)
 
+    def _retry_later(self, channel: Channel) -> None:
+        """Once, however many reads have failed: clients that come while the broker is away make one each."""
+        if channel not in self._retries:
+            self._retries[channel] = asyncio.get_running_loop().call_later(RETRY, self._retry, channel)
+
     def _retry(self, channel: Channel) -> None:
-        if self._checker is not None and self._registry.channels.get(channel.name) is channel:
-            self.heal(channel)
+        del self._retries[channel]
+        stream = channel.stream
+        if channel.interest and channel not in self._reads and stream is not None and not stream.live:
+            self._read(channel)
 
     async def _page(self, name: str, stream: Stream, since: int | None) -> HistoryPage:
-        """What the history has after `since`; its newest part if that is None."""
-        newest = since is None
-        page = await self._broker.read_history(
-            name,
-            since=since,
-            limit=self._limit if newest else -1,
-            reverse=newest,
-            meta_ttl=stream.history.meta_ttl,
-        )
-        return HistoryPage(page.publications[::-1], page.position) if newest else page
+        """What the history has after `since`; its newest part if that is None, or if it is another history."""
+        meta_ttl = stream.history.meta_ttl
+        if since is not None:
+            page = await self._broker.read_history(name, since=since, limit=-1, reverse=False, meta_ttl=meta_ttl)
+            if page.position.epoch == stream.epoch and page.position.offset >= stream.offset:
+                return page
+        page = await self._broker.read_history(name, since=None, limit=self._limit, reverse=True, meta_ttl=meta_ttl)
+        return HistoryPage(page.publications[::-1], page.position)
 
     def _deliver(self, channel: Channel, filled: Filled) -> None:
         if filled.lost:
@@ -190,8 +214,11 @@ class Streams:
         while True:
             await asyncio.sleep(CHECK_INTERVAL)
             quiet, seen = self._quiet_since(seen)
-            for at in range(0, len(quiet), CHECK_BATCH):
-                await self._check(quiet[at : at + CHECK_BATCH])
+            try:
+                for at in range(0, len(quiet), CHECK_BATCH):
+                    await self._check([channel for channel in quiet[at : at + CHECK_BATCH] if channel.interest])
+            except Exception:
+                log.exception("unexpected fault while checking positions")
 
     def _quiet_since(self, seen: dict[Channel, int]) -> tuple[list[Channel], dict[Channel, int]]:
         now = {c: c.stream.offset for c in self._registry.channels.values() if c.stream is not None and c.stream.live}
@@ -209,6 +236,10 @@ class Streams:
         assert channel.stream is not None
         meta_ttl = channel.stream.history.meta_ttl
         return self._broker.read_history(channel.name, since=None, limit=0, reverse=False, meta_ttl=meta_ttl)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def publications_of(page: HistoryPage) -> list[Publication]:

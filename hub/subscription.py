@@ -110,12 +110,13 @@ async def _locate(hub: HubCore, channel: Channel, plan: Plan) -> tuple[Stream | 
     history = plan.options.history
     if history is None:
         return None, None
-    stream = await hub.streams.locate(channel, history)
-    if plan.options.force_recovery_mode == "cache":
-        if plan.since is None and not plan.options.auto_cache_recover:
-            return stream, None
-        return stream, await hub.streams.latest(channel, history, plan.since)
-    return stream, None if plan.since is None else await hub.streams.recover(channel, history, plan.since)
+    recovery = None
+    cached = plan.options.force_recovery_mode == "cache"
+    if cached and (plan.since is not None or plan.options.auto_cache_recover):
+        recovery = await hub.streams.latest(channel, history, plan.since)
+    elif plan.since is not None:
+        recovery = await hub.streams.recover(channel, history, plan.since)
+    return await hub.streams.locate(channel, history), recovery  # it is live after a recovery: nothing comes between
 
 
 def _result(plan: Plan, grant: Grant, stream: Stream | None, recovery: Recovery | None) -> SubscribeResult:

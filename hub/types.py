@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from .errors import InvalidChannel
 
 __all__ = [
@@ -80,8 +82,7 @@ class StreamPosition(NamedTuple):
 NOWHERE = StreamPosition(0, "")
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(Struct, frozen=True):
     """One message of a channel, as it travels between workers.
 
     `exclude` names the connection that does not want its own message back; empty: everybody gets it. `info` is the
@@ -99,8 +100,7 @@ class Publication:
     epoch: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Membership:
+class Membership(Struct, frozen=True):
     """Somebody has joined a channel, or left it. `info` is a ClientInfo as JSON."""
 
     joined: bool

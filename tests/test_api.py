@@ -53,6 +53,7 @@ PUBLISHED: dict[str, Any] = {
     "version_epoch": "",
     "tags": None,
     "skip_history": False,
+    "delta": False,
     "known": True,
 }
 
@@ -111,6 +112,7 @@ def test_publish_with_all_options(client: TestClient, core: RecordingCore) -> No
         "version_epoch": "e",
         "tags": {"a": "1"},
         "skip_history": True,
+        "delta": True,
     }
     answer = call(client, "publish", channel="room", b64data="AP8=", data=1, **options)
     assert answer == {"result": {"offset": 7, "epoch": "kzqw"}}

@@ -13,30 +13,35 @@ from pathlib import Path
 
 import pytest
 
+from bench.dialects import PAYLOAD, Centrifuge, Raw
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, uses epoll")
 if sys.platform == "linux":
     from click.testing import CliRunner
 
     from bench import __main__ as program
-    from bench.load import CLIENT_HEADER, HEADER, PAYLOAD, Room
-    from bench.report import Sample, judge, medians
+    from bench.load import Room
+    from bench.report import TARGETS, Sample, judge, medians
 
 ROOT = Path(__file__).parent.parent
 PING = b"\x89\x04ping"
+# A message's header on the way in and on the way out: 16-bit lengths; clients mask.
+CLIENT_HEADER = b"\x81\xfe" + PAYLOAD.to_bytes(2, "big") + b"\0\0\0\0"
+HEADER = b"\x81\x7e" + PAYLOAD.to_bytes(2, "big")
 SHARES = {"server_cpu_share", "redis_cpu_share", "client_cpu_share"}
 FANOUT = {"deliveries_per_second", "deliveries_per_cpu_second", "p50_ms", "p99_ms", "max_ms"} | SHARES
 CONNECTIONS = {"accept_cpu_ms", "accepted_per_second", "rss_kib_per_connection", "pss_kib_per_connection"}
 
 
 @pytest.mark.timeout(120)
-def test_a_quick_run_measures_both_servers(redis_binary: str, tmp_path: Path) -> None:
+def test_a_quick_run_measures_every_server(redis_binary: str, tmp_path: Path) -> None:
     """Each figure is there and is a number that can be; none is judged, because it means nothing at this size."""
     command = [sys.executable, "-m", "bench", "--quick", "--output", str(tmp_path / "out.json")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out.json").read_text())
-    assert len(report["targets"]) == 4
-    for server in ("hub", "tutorial"):
+    assert len(report["targets"]) == len(TARGETS)
+    for server in ("hub", "channels", "tutorial"):
         for window in ("window-1", "window-32"):
             figures = report["medians"][window][server]
             assert figures.keys() == FANOUT
@@ -77,7 +82,7 @@ def room_of(count: int, serve: Callable[[list[socket.socket], bytes], None]) -> 
 
     thread = threading.Thread(target=run_until_closed)
     thread.start()
-    room = Room([client for client, _ in pairs])
+    room = Room([client for client, _ in pairs], Raw())
     try:
         yield room, others
     finally:
@@ -138,6 +143,23 @@ def test_a_lost_connection_is_an_error() -> None:
 
     with room_of(2, close_after_the_first) as (room, _), pytest.raises(ConnectionError, match="closed a connection"):
         room.run(1, 5, {})
+
+
+def test_the_centrifuge_dialect_knows_how_a_publication_arrives() -> None:
+    """Its frame follows from the answer to connect; the publisher's own answers belong to the conversation."""
+    client, server = socket.socketpair()
+    with client, server:
+        answer = b'{"id":1,"connect":{"client":"c1","version":"1","ping":25}}\n{"id":2,"subscribe":{}}'
+        server.sendall(b"\x81" + bytes((len(answer),)) + answer)
+        dialect = Centrifuge()
+        dialect.greet(client)
+        assert b'"connect":{}' in server.recv(4096)
+    text = '{"push":{"channel":"bench","pub":{"data":"' + "0" * PAYLOAD + '","info":{"user":"","client":"c1"}}}}'
+    frame = b"\x81\x7e" + len(text).to_bytes(2, "big") + text.encode()
+    assert frame.startswith(dialect.head + b"0")
+    assert len(frame) == dialect.frame
+    assert dialect.expects(b'{"id":3,"publish":{}}')
+    assert not dialect.expects(b'{"id":3,"error":{"code":103}}')
 
 
 # Verdicts

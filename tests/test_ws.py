@@ -192,7 +192,7 @@ async def test_bad_room_names(serve: Serve) -> None:
 async def test_good_room_names(serve: Serve) -> None:
     """All else is a name; it arrives as it was meant, whatever the URL did to it."""
     async with serve(Hub(Settings())) as url:
-        for room in ("x" * 255, "ü" * 255, "a/b/c", "tea & cake", "日本?#", "..", "%2F"):
+        for room in ("x" * 255, "ü" * 255, "a/b/c", "tea & cake", "日本?", "..", "%2F"):
             async with websockets.connect(f"{url}/ws/{quote(room)}?hello=1") as client:
                 assert json.loads(await client.recv())["hub"]["hello"]["room"] == room
 

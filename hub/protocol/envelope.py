@@ -56,7 +56,7 @@ def decode(payload: bytes) -> Publication | Membership:
         raise ValueError(NOT_OURS)
     kind = payload[0]
     if kind in _KINDS:
-        return _decode_plain(payload, 0)
+        return Publication(*_decode_plain(payload, 0))
     if kind == _POSITION:
         return _decode_positioned(payload)
     if kind in (_JOIN, _LEAVE):
@@ -82,11 +82,11 @@ def _decode_rich(payload: bytes, start: int, offset: int = 0, epoch: str = "") -
         tags = _decode_tags(info, raw_tags)
     if payload[start : start + 1] == b"d":
         delta, start = True, start + 1
-    plain = _decode_plain(payload, start)
-    return Publication(plain.data, plain.kind, plain.exclude, info, tags, delta, offset, epoch)
+    return Publication(*_decode_plain(payload, start), info, tags, delta, offset, epoch)
 
 
-def _decode_plain(payload: bytes, at: int) -> Publication:
+def _decode_plain(payload: bytes, at: int) -> tuple[bytes, DataKind, bytes]:
+    """The data, its kind, and who is excluded."""
     start = at + 2
     if len(payload) < start or payload[at] not in _KINDS or len(payload) < start + payload[at + 1]:
         raise ValueError(NOT_OURS)
@@ -94,7 +94,7 @@ def _decode_plain(payload: bytes, at: int) -> Publication:
     data = payload[end:]
     if kind is not DataKind.BINARY and not data.isascii():
         data.decode()  # a text frame that is not UTF-8 would make every browser drop its connection
-    return Publication(data, kind, payload[start:end])
+    return data, kind, payload[start:end]
 
 
 def _decode_tags(info: bytes, tags: bytes) -> Mapping[str, str] | None:

@@ -3,6 +3,8 @@
 One ordered feed serves all local subscribers of a channel, so there is one position for all of them, and what came
 before it is remembered once. A publication that is not the next one shows a gap: from then on publications are held
 back until the missing ones have been read from the history and can be delivered in order, or are found to be lost.
+The history ends as a whole, some time after its last publication, and so does what is remembered of it: `now` is a
+time in seconds by any clock, but always the same one.
 
     arrive() ─▶ what to deliver now            gap ─▶ begin() … read … fill() ─▶ what to deliver, and what is lost
 """
@@ -12,7 +14,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from ..types import HistoryOptions, Publication, StreamPosition
 
@@ -45,15 +46,18 @@ class Stream:
     __slots__ = (
         "_back",
         "_bytes",
+        "_expires",
         "_floor",
         "_held",
         "_limit",
+        "_removed",
         "_settled",
         "epoch",
         "history",
         "last",
         "offset",
         "reading",
+        "reads",
         "ring",
     )
 
@@ -69,12 +73,17 @@ class Stream:
         # What came while a read was under way.
         self._held: list[Publication] = []
         self.reading = False
-        # Of the read: how many were held back when it began; whether it reaches behind the position.
-        self._settled, self._back = 0, False
+        # Reads begun so far.
+        self.reads = 0
+        # Of the read: how many were held back when it began; whether it reaches behind the position; whether the
+        # history was removed since.
+        self._settled, self._back, self._removed = 0, False, False
         # The history is known not to reach behind this offset.
         self._floor = 0
-        # The last publication; the ring may be empty.
+        # The last publication, if the history still has it; the ring may be empty.
         self.last: Publication | None = None
+        # When the history lets go of it.
+        self._expires = 0.0
 
     @property
     def live(self) -> bool:
@@ -91,7 +100,7 @@ class Stream:
 
     # Arrivals
 
-    def arrive(self, publication: Publication) -> list[Publication] | None:
+    def arrive(self, publication: Publication, now: float) -> list[Publication] | None:
         """What of it to deliver now; None if it shows a gap, it is held back then."""
         if not self.live:
             self._hold(publication)
@@ -99,7 +108,7 @@ class Stream:
         if publication.epoch == self.epoch and publication.offset <= self.offset:
             return []  # late: it was read from the history already
         if publication.epoch == self.epoch and publication.offset == self.offset + 1:
-            self._advance(publication)
+            self._advance(publication, now)
             return [publication]
         self._hold(publication)
         return None
@@ -108,9 +117,10 @@ class Stream:
         if len(self._held) < HELD_LIMIT:
             self._held.append(publication)
 
-    def _advance(self, publication: Publication) -> None:
+    def _advance(self, publication: Publication, now: float) -> None:
+        self._expire(now)
         self.offset = publication.offset
-        self.last = publication
+        self.last, self._expires = publication, now + self.history.ttl
         self.ring.append(publication)
         self._bytes += len(publication.data)
         while len(self.ring) > self._limit or self._bytes > RING_BYTES:
@@ -125,38 +135,38 @@ class Stream:
         live until another one succeeds.
         """
         self.reading = True
+        self.reads += 1
         self._settled = len(self._held)
-        self._back = bool(back)
+        self._back, self._removed = bool(back), False
         return max(0, self.offset - back) if self.epoch else None
 
-    def fill(self, kept: Sequence[Publication], top: StreamPosition) -> Filled:
+    def fill(self, kept: Sequence[Publication], top: StreamPosition, now: float) -> Filled:
         """The outcome of the read: what the history has after the offset that `begin` named (all of it if that was
-        None), and its end. Live again afterwards.
+        None, or if it is another history), and its end. Live again afterwards.
         """
-        newer = [publication for publication in kept if publication.offset > self.offset]
-        delivered: list[Publication] = []
-        lost = bool(self.epoch) and not self._continues(newer, top)
-        if lost or not self.epoch:
-            # What is left of it goes to those who do not rely on completeness, unless it is of another history.
-            delivered = newer if lost and top.epoch == self.epoch else []
+        newer, known = self._newer(kept, top), bool(self.epoch)
+        lost = known and not (top.epoch == self.epoch and len(newer) == top.offset - self.offset)
+        if lost or not known:
             self._reset(top)
-            self._remember(kept)
+            self._remember(kept, now)
         else:
             if self._back:
-                self._remember(kept)
+                self._remember(kept, now)
             for publication in newer:
-                self._advance(publication)
-            delivered = newer
+                self._advance(publication, now)
         self.reading = False
-        return self._release(Filled(delivered, lost))
+        if self._removed:
+            self.forget()
+        # What is left goes to those who do not rely on completeness; of another history nobody had anything yet.
+        return self._release(Filled(newer if known else [], lost), now)
 
-    def _continues(self, kept: Sequence[Publication], top: StreamPosition) -> bool:
-        if top.epoch != self.epoch:
-            return False
-        first = kept[0].offset - 1 if kept else top.offset
-        return first == self.offset and _contiguous(kept) and (not kept or kept[-1].offset == top.offset)
+    def _newer(self, kept: Sequence[Publication], top: StreamPosition) -> list[Publication]:
+        """What came after the position, up to `top`. What was held back the history may have dropped meanwhile."""
+        after = self.offset if top.epoch == self.epoch else 0
+        found = {p.offset: p for p in (*self._held, *kept) if p.epoch == top.epoch and after < p.offset <= top.offset}
+        return [found[offset] for offset in sorted(found)]
 
-    def _release(self, filled: Filled) -> Filled:
+    def _release(self, filled: Filled, now: float) -> Filled:
         """Let go what was held back; if that shows the next gap, the rest is held back again.
 
         What came before the read began and is of another history is older than what was read, so nobody misses it.
@@ -169,9 +179,9 @@ class Stream:
             if gap:
                 self._hold(publication)
                 continue
-            now = self.arrive(publication)
-            gap = now is None
-            deliver += now or ()
+            next_ones = self.arrive(publication, now)
+            gap = next_ones is None
+            deliver += next_ones or ()
         return Filled(deliver, filled.lost)
 
     @property
@@ -181,46 +191,54 @@ class Stream:
 
     def _reset(self, top: StreamPosition) -> None:
         self.offset, self.epoch = top
-        self.forget()
-        self._floor = 0
-        self.last = None
+        self._drop()
+
+    # What is remembered
 
     def forget(self) -> None:
-        """The history was removed: what is remembered must not be recovered any more. The position stays."""
+        """The history was removed: what is remembered of it, or is being read, is not recovered. The position stays."""
+        self._drop()
+        self._removed = self.reading
+
+    def _expire(self, now: float) -> None:
+        if self.last is not None and now >= self._expires:
+            self._drop()
+
+    def _drop(self) -> None:
         self.ring.clear()
         self._bytes = 0
-        self._floor = self.offset
+        self.last = None
+
+    def _remember(self, kept: Sequence[Publication], now: float) -> None:
+        """Learn what the history has up to the position, and how far it reaches back without a gap."""
+        tail: deque[Publication] = deque()
+        for publication in reversed([p for p in kept if p.offset <= self.offset]):
+            if publication.offset != self.offset - len(tail):
+                break
+            tail.appendleft(publication)
+        self._expire(now)
+        if self.last is None:
+            self._expires = now + self.history.ttl
+        self.ring, self._bytes = tail, sum(len(p.data) for p in tail)
+        self.last = tail[-1] if tail else None
+        self._floor = self._start
 
     # Recovery
 
-    def recover(self, since: StreamPosition, limit: int) -> Recovery | None:
+    def recover(self, since: StreamPosition, limit: int, now: float) -> Recovery | None:
         """What comes after `since`, at most `limit`; None if the history must be read first, back to `limit`.
 
         A client that stood in another epoch, or further than the channel is, has seen another history. Offset 0
         without an epoch is the beginning of what was ever published.
         """
+        self._expire(now)
         if since.epoch not in ("", self.epoch) or since.offset > self.offset or self.offset - since.offset > limit:
             return Recovery(None)
         if since.offset >= self._start:
             return Recovery([p for p in self.ring if p.offset > since.offset])
         return Recovery(None) if since.offset < self._floor else None
 
-    def _remember(self, kept: Sequence[Publication]) -> None:
-        """Put what the history has before the ring in front of it, and learn how far it reaches."""
-        older = [p for p in kept if p.offset <= self._start]
-        tail: list[Publication] = []
-        for publication in reversed(older):
-            expected = tail[-1].offset - 1 if tail else self._start
-            if publication.offset != expected:
-                break
-            tail.append(publication)
-        for publication in tail:
-            self.ring.appendleft(publication)
-            self._bytes += len(publication.data)
-        self._floor = self._start
-        if self.ring:
-            self.last = self.ring[-1]
-
-
-def _contiguous(publications: Sequence[Publication]) -> bool:
-    return all(after.offset == before.offset + 1 for before, after in pairwise(publications))
+    def newest(self, now: float) -> Publication | None:
+        """The last publication, if the history still has it."""
+        self._expire(now)
+        return self.last

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
+from tests.support.centrifuge import connected
 from tests.support.checker import Checker, all_reach
 from tests.support.deployment import KEY, serving
 from tests.support.ledger import Ledger
@@ -172,6 +173,15 @@ async def test_a_wipe_in_silence(
     assert_told(checkers)
 
 
+async def test_a_wipe_before_the_first_publication(
+    server: RedisProcess, checkers: list[Checker], publisher: Publisher, ledger: Ledger
+) -> None:
+    """Clients are at 0 of one epoch, and hear 1 of another on the same connection: it does not go on from there."""
+    flush(server)
+    await has_settled(checkers, publisher, ledger)
+    assert_told(checkers)
+
+
 async def test_a_wipe_behind_which_the_offsets_fit(
     server: RedisProcess, checkers: list[Checker], publisher: Publisher, ledger: Ledger
 ) -> None:
@@ -203,6 +213,28 @@ async def test_clients_that_come_back_after_a_wipe(
     await has_settled(checkers, publisher, ledger)
     assert_told(checkers)
     assert events(checkers)["told"] == 2 * CLIENTS
+
+
+@pytest.mark.parametrize("wiped", [True, False])
+async def test_a_client_from_before_what_is_kept(
+    server: RedisProcess, hub: HubProcess, publisher: Publisher, wiped: bool
+) -> None:
+    """Nobody remembers what it missed, neither Redis nor the worker: it is told at once, wiped or not."""
+    async with connected(hub.ws_url) as listener, connected(hub.ws_url) as late:
+        epoch = (await listener.ask("subscribe", channel="short:x"))["epoch"]
+        for _ in range(250):
+            await publisher.publish("short:x")
+        await listener.push("short:x", "pub", 250)
+        if wiped:
+            flush(server)
+        answer = await late.ask("subscribe", channel="short:x", recover=True, offset=100, epoch=epoch)
+        assert answer["was_recovering"] is True
+        assert "recovered" not in answer
+        assert "publications" not in answer
+        await publisher.publish("short:x")
+        assert (await late.push("short:x", "pub"))["offset"] == (1 if wiped else 251)
+        if wiped:
+            assert (await listener.push("short:x", "unsubscribe"))["code"] == 2500
 
 
 async def test_cut_subscriptions_are_healed_in_place(

@@ -19,7 +19,8 @@ __all__ = ["KEY", "Deployment", "running_deployment", "serving"]
 
 KEY = "key"
 
-# Every channel recovers; `room:` channels know who is there. Room for what a client misses in half a minute of 300/s.
+# Every channel recovers, with room for what a client misses in half a minute of 300/s; `short:` channels keep less than
+# a client may recover; `room:` channels know who is there.
 CONFIG = f"""
 api_key = "{KEY}"
 recovery_limit = 10000
@@ -27,6 +28,13 @@ drain = 0.0
 
 [without_namespace]
 history_size = 10000
+history_ttl = "300s"
+force_recovery = true
+allow_subscribe_for_client = true
+allow_subscribe_for_anonymous = true
+
+[namespaces.short]
+history_size = 100
 history_ttl = "300s"
 force_recovery = true
 allow_subscribe_for_client = true

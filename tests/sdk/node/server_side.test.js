@@ -29,14 +29,6 @@ test('a user hears the personal channel, with joins and own publications', async
   assert.deepEqual([publication.channel, publication.data], [`#${user}`, { to: 'myself' }]);
 });
 
-test('a personal channel is closed to others', async (t) => {
-  const c = await connected(t, { token: token({ sub: unique('43') }) });
-  const sub = c.newSubscription(`#${unique('42')}`);
-  const refused = event(sub, 'unsubscribed');
-  sub.subscribe();
-  assert.equal((await refused).code, 103);
-});
-
 test('the channels of a token are subscribed at connecting', async (t) => {
   const [one, two] = [unique(), unique('recovery:')];
   const [c, contexts] = await member(t, { channels: [one, two] });

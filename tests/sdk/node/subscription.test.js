@@ -115,6 +115,11 @@ test('an unknown namespace is refused with 102', async (t) => {
   assert.equal(c.state, State.Connected);
 });
 
+test('with client_insecure every channel is open', async (t) => {
+  const c = await connected(t);
+  for (const channel of [unique('$'), `#${unique()}`]) await subscribed(c, channel);
+});
+
 test('presence where there is none is refused with 108', async (t) => {
   const c = await connected(t);
   const sub = await subscribed(c, unique('recovery:'));

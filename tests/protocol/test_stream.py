@@ -1,0 +1,537 @@
+"""A channel's position: whatever the feed does, what is delivered is in order and complete, or the gap is told.
+
+The machine has a history that forgets, a feed that is late, loses and repeats, and reads whose answers are old when
+they come. It keeps a record of what was ever published and holds every delivery and every recovery against that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from hub.protocol import stream as module
+from hub.protocol.stream import Filled, Stream
+from hub.types import HistoryOptions, Publication, StreamPosition
+
+SIZE, TTL = 4, 10.0
+KEPT = HistoryOptions(size=SIZE, ttl=TTL, meta_ttl=1000.0)
+
+
+def pub(offset: int, epoch: str = "A", data: bytes = b"1") -> Publication:
+    return Publication(data, offset=offset, epoch=epoch)
+
+
+def pubs(first: int, last: int, epoch: str = "A") -> list[Publication]:
+    return [pub(offset, epoch) for offset in range(first, last + 1)]
+
+
+def offsets(publications: list[Publication] | None) -> list[int] | None:
+    return None if publications is None else [publication.offset for publication in publications]
+
+
+@dataclass
+class Page:
+    """What a read has found."""
+
+    kept: list[Publication]
+    top: StreamPosition
+
+
+class History:
+    """The history as Redis has it: the last `SIZE` publications, all of them gone `TTL` after the last one."""
+
+    def __init__(self) -> None:
+        self.epoch, self.top = "A", 0
+        self.kept: list[Publication] = []
+        self.ends = 0.0
+
+    @property
+    def position(self) -> StreamPosition:
+        return StreamPosition(self.top, self.epoch)
+
+    def expire(self, now: float) -> None:
+        if now >= self.ends:
+            self.kept = []
+
+    def publish(self, data: bytes, now: float) -> Publication:
+        self.expire(now)
+        self.top += 1
+        publication = pub(self.top, self.epoch, data)
+        self.kept = [*self.kept, publication][-SIZE:]
+        self.ends = now + TTL
+        return publication
+
+    def wipe(self) -> None:
+        self.epoch, self.top, self.kept = chr(ord(self.epoch) + 1), 0, []
+
+    def read(self, known: StreamPosition, since: int | None, limit: int) -> Page:
+        """After `since`; the newest part if that is None or of another history."""
+        if since is None or known.epoch != self.epoch:
+            return Page(self.kept[-limit:], self.position)
+        return Page([p for p in self.kept if p.offset > since], self.position)
+
+    def has_after(self, offset: int) -> bool:
+        """Whether it can tell all that came after `offset`."""
+        return offsets([p for p in self.kept if p.offset > offset]) == list(range(offset + 1, self.top + 1))
+
+
+class StreamMachine(RuleBasedStateMachine):
+    """Everything that can happen to a stream, in any order."""
+
+    @initialize(limit=st.sampled_from([2, 6]))
+    def begin_with(self, limit: int) -> None:
+        self.limit = limit
+        self.stream = Stream(KEPT, limit)
+        self.now = 0.0
+        self.history = History()
+        # All that was ever published, in order; a publication's data is its place here.
+        self.published: list[Publication] = []
+        # On its way: publications, and None for the order to forget what is remembered.
+        self.feed: list[Publication | None] = []
+        self.heard: set[tuple[str, int]] = set()
+        # Of the read under way.
+        self.asked = False
+        self.since: int | None = None
+        self.page: Page | None = None
+        # What two subscribers have: one that relies on positions, and one that takes what comes.
+        self.stands: StreamPosition | None = None
+        self.raw: list[int] = []
+        # Where the stream last began anew in another history; when it last learned something; up to where what was
+        # published is removed.
+        self.begun = StreamPosition(0, "")
+        self.news = 0.0
+        self.removed = StreamPosition(0, "")
+
+    # What happens
+
+    @rule(lost=st.booleans())
+    def publish(self, lost: bool) -> None:
+        publication = self.history.publish(b"%d" % len(self.published), self.now)
+        self.published.append(publication)
+        if not lost:
+            self.feed.append(publication)
+
+    @rule(times=st.integers(1, 2))
+    def hear(self, times: int) -> None:
+        """The next one arrives; perhaps twice."""
+        if self.feed:
+            event = self.feed.pop(0)
+            for _ in range(times):
+                self.arrive(event)
+
+    @rule(data=st.data())
+    def hear_again(self, data: st.DataObject) -> None:
+        """Something that was heard before."""
+        known = [p for p in self.published if (p.epoch, p.offset) in self.heard]
+        if known:
+            self.arrive(data.draw(st.sampled_from(known)))
+
+    @rule()
+    def lose(self) -> None:
+        if self.feed and self.feed[0] is not None:
+            del self.feed[0]
+
+    @rule(seconds=st.integers(1, 6))
+    def wait(self, seconds: int) -> None:
+        self.now += seconds
+        self.history.expire(self.now)
+
+    @rule()
+    def remove_history(self) -> None:
+        self.history.kept = []
+        self.feed.append(None)
+
+    @rule()
+    def wipe(self) -> None:
+        self.history.wipe()
+
+    # Reads: begun, carried out, and heard of at three different times
+
+    @precondition(lambda self: not self.asked)
+    @rule(back=st.booleans())
+    def begin(self, back: bool) -> None:
+        self.since = self.stream.begin(self.limit if back else 0)
+        self.asked, self.page = True, None
+        assert not self.stream.live
+
+    @precondition(lambda self: self.asked)
+    @rule()
+    def carry_out(self) -> None:
+        self.page = self.history.read(self.stream.position, self.since, self.limit)
+
+    @precondition(lambda self: self.page is not None)
+    @rule()
+    def answer(self) -> None:
+        assert self.page is not None
+        page, self.asked, self.page = self.page, False, None
+        expected = self.is_lost(page)
+        filled = self.stream.fill(page.kept, page.top, self.now)
+        self.news = self.now
+        assert filled.lost is expected
+        self.take_filled(filled, page)
+
+    @precondition(lambda self: self.asked)
+    @rule()
+    def fail(self) -> None:
+        self.asked, self.page = False, None
+
+    # What is seen
+
+    def arrive(self, event: Publication | None) -> None:
+        if event is None:
+            self.stream.forget()
+            self.removed = self.stream.position
+            return
+        self.heard.add((event.epoch, event.offset))
+        was_live = self.stream.live
+        delivered = self.stream.arrive(event, self.now)
+        if delivered:
+            self.news = self.now
+        assert delivered is not None or (was_live and self.stream.gap)
+        self.take(delivered or [])
+
+    def is_lost(self, page: Page) -> bool:
+        """Whether a subscriber missed something that can be had neither from the page nor from what was heard."""
+        if self.stands is None:
+            return False
+        if page.top.epoch != self.stands.epoch:
+            return True
+        found = self.heard | {(p.epoch, p.offset) for p in page.kept}
+        missing = range(self.stands.offset + 1, page.top.offset + 1)
+        return any((page.top.epoch, offset) not in found for offset in missing)
+
+    def take_filled(self, filled: Filled, page: Page) -> None:
+        if filled.lost or self.stands is None:
+            if self.stands is None or self.stands.epoch != page.top.epoch:
+                self.begun = page.top
+            self.stands = page.top
+            self.take(
+                [p for p in filled.deliver if p.offset > page.top.offset and p.epoch == page.top.epoch], raw=False
+            )
+            self.take_raw(filled.deliver)
+        else:
+            self.take(filled.deliver)
+
+    def take(self, publications: list[Publication], *, raw: bool = True) -> None:
+        """As the subscriber that relies on positions: the next one each, exactly as it was published."""
+        for publication in publications:
+            assert self.stands is not None
+            self.stands = StreamPosition(self.stands.offset + 1, self.stands.epoch)
+            assert (publication.offset, publication.epoch) == self.stands
+        if raw:
+            self.take_raw(publications)
+
+    def take_raw(self, publications: list[Publication]) -> None:
+        """As the other one: nothing twice, nothing out of order, nothing invented."""
+        for publication in publications:
+            number = int(publication.data)
+            assert self.published[number] == publication
+            assert not self.raw or self.raw[-1] < number
+            self.raw.append(number)
+
+    @invariant()
+    def position_is_what_was_delivered(self) -> None:
+        """Who joins now is told this position, so everybody must have what is before it."""
+        assert self.stands is None or self.stands == self.stream.position
+
+    @invariant()
+    def recovery_is_complete_or_refused(self) -> None:
+        """From every position that a client can claim."""
+        if not self.stream.live:
+            return
+        here = self.stream.position
+        for offset in range(here.offset + 2):
+            for epoch in ("", here.epoch, "other"):
+                self.check_recovery(StreamPosition(offset, epoch), here)
+
+    def check_recovery(self, since: StreamPosition, here: StreamPosition) -> None:
+        recovery = self.stream.recover(since, self.limit, self.now)
+        if recovery is None:
+            return
+        missed = list(range(since.offset + 1, here.offset + 1))
+        if recovery.publications is None:
+            foreign = since.epoch == "other" or since.offset > here.offset or len(missed) > self.limit
+            kept = [p.offset for p in self.history.kept if p.epoch == here.epoch]
+            assert foreign or not set(missed) <= set(kept)
+            return
+        assert since.epoch != "other"
+        assert offsets(recovery.publications) == missed
+        assert len(missed) <= self.limit
+        for publication in recovery.publications:
+            assert self.published[int(publication.data)] == publication
+            assert publication.epoch == here.epoch
+            assert publication.epoch != self.removed.epoch or publication.offset > self.removed.offset
+        assert not missed or self.now < self.news + TTL
+
+    # The end: the feed runs dry and reads get through
+
+    def teardown(self) -> None:
+        if not hasattr(self, "stream"):
+            return
+        while self.feed:
+            self.arrive(self.feed.pop(0))
+        self.fail()
+        for _ in range(3):
+            if self.stream.live and not self.stream.gap and self.stream.position == self.history.position:
+                break
+            self.read(back=False)
+        assert self.stream.live
+        assert not self.stream.gap
+        assert self.stream.position == self.history.position
+        self.everything_kept_was_delivered()
+        for offset in range(self.history.top + 1):
+            self.everything_kept_is_recovered(offset)
+
+    def read(self, *, back: bool) -> None:
+        self.begin(back)
+        self.carry_out()
+        self.answer()
+
+    def everything_kept_was_delivered(self) -> None:
+        """But what was there before the subscribers were, and more of another history than one read may have."""
+        for publication in self.history.kept:
+            number, (offset, epoch) = int(publication.data), self.begun
+            assert number in self.raw or (epoch == publication.epoch and publication.offset <= offset)
+
+    def everything_kept_is_recovered(self, offset: int) -> None:
+        since = StreamPosition(offset, self.history.epoch)
+        recovery = self.stream.recover(since, self.limit, self.now)
+        if recovery is None:
+            self.read(back=True)
+            recovery = self.stream.recover(since, self.limit, self.now)
+        assert recovery is not None
+        if self.history.has_after(offset) and self.history.top - offset <= self.limit:
+            assert offsets(recovery.publications) == list(range(offset + 1, self.history.top + 1))
+
+
+TestStream = StreamMachine.TestCase
+TestStream.settings = settings(deadline=None, stateful_step_count=40)
+
+
+# The same, case by case
+
+
+def live(offset: int = 0, limit: int = 100, history: HistoryOptions = KEPT) -> Stream:
+    """A stream that has found an empty history at this position."""
+    stream = Stream(history, limit)
+    assert stream.begin() is None
+    assert stream.fill([], StreamPosition(offset, "A"), 0.0) == Filled([], False)
+    return stream
+
+
+def test_nothing_is_delivered_before_the_first_read() -> None:
+    """What comes while the position is not known follows the read that finds it."""
+    stream = Stream(KEPT, 100)
+    assert not stream.live
+    stream.begin()
+    assert stream.arrive(pub(2), 0.0) == []
+    assert stream.arrive(pub(3), 0.0) == []
+    assert stream.fill(pubs(1, 2), StreamPosition(2, "A"), 0.0) == Filled([pub(3)], False)
+    assert stream.live
+    assert stream.position == (3, "A")
+
+
+def test_a_gap_is_filled_in_order() -> None:
+    """A lost publication is delivered before those that showed the loss."""
+    stream = live()
+    assert stream.arrive(pub(1), 0.0) == [pub(1)]
+    assert stream.arrive(pub(3), 0.0) is None
+    assert stream.gap
+    assert stream.begin() == 1
+    assert not stream.gap
+    assert stream.arrive(pub(4), 0.0) == []
+    assert stream.fill(pubs(2, 3), StreamPosition(3, "A"), 0.0) == Filled(pubs(2, 4), False)
+    assert not stream.gap
+
+
+def test_what_was_heard_and_trimmed_is_not_lost() -> None:
+    """A small history may have dropped what arrived while it was read."""
+    stream = live(5)
+    stream.begin()
+    for publication in pubs(6, 9):
+        stream.arrive(publication, 0.0)
+    assert stream.fill(pubs(8, 9), StreamPosition(9, "A"), 0.0) == Filled(pubs(6, 9), False)
+
+
+def test_a_loss_is_told_and_the_rest_delivered() -> None:
+    """What the history has dropped is gone; the stream goes on from its end."""
+    stream = live(5)
+    assert stream.arrive(pub(8), 0.0) is None
+    stream.begin()
+    assert stream.fill(pubs(7, 8), StreamPosition(8, "A"), 0.0) == Filled(pubs(7, 8), True)
+    assert stream.recover(StreamPosition(6, "A"), 100, 0.0) == module.Recovery(pubs(7, 8))
+    assert stream.recover(StreamPosition(5, "A"), 100, 0.0) == module.Recovery(None)
+
+
+def test_a_publication_of_another_history_is_one_loss_not_many() -> None:
+    """What an old history still sends after a wipe is dropped: it is older than the read that found the new one."""
+    stream = live(5)
+    stream.begin()
+    stream.arrive(pub(6), 0.0)
+    assert stream.fill([], StreamPosition(0, "B"), 0.0).lost
+    assert stream.gap  # it may be newer than the read, so one more
+    stream.begin()
+    assert stream.fill([], StreamPosition(0, "B"), 0.0) == Filled([], False)
+    assert not stream.gap
+    assert stream.arrive(pub(1, "B"), 0.0) == [pub(1, "B")]
+
+
+def test_a_position_that_went_back_is_a_loss() -> None:
+    """A replica that took over may not have had the last publications: their offsets come again with other data."""
+    stream = live(5)
+    stream.begin(2)
+    assert stream.fill(pubs(2, 3), StreamPosition(3, "A"), 0.0) == Filled([], True)
+    assert stream.arrive(pub(4), 0.0) == [pub(4)]
+
+
+def test_a_position_far_ahead_costs_nothing() -> None:
+    """A broken counter in Redis is a loss, not a search of all offsets between."""
+    stream = live(5)
+    stream.begin()
+    assert stream.fill([], StreamPosition(2**62, "A"), 0.0) == Filled([], True)
+
+
+def test_what_is_held_back_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While Redis answers no reads; what did not fit shows as a gap."""
+    monkeypatch.setattr(module, "HELD_LIMIT", 3)
+    stream = live()
+    stream.begin()
+    for publication in pubs(1, 10):
+        stream.arrive(publication, 0.0)
+    assert stream.fill([], StreamPosition(0, "A"), 0.0) == Filled(pubs(1, 3), False)
+    assert stream.arrive(pub(11), 0.0) is None
+
+
+def test_reads_are_counted() -> None:
+    """So that others can see whether one has begun since."""
+    stream = live()
+    assert stream.reads == 1
+    stream.begin()
+    assert stream.reads == 2
+
+
+# What is remembered
+
+
+def test_a_few_publications_are_remembered() -> None:
+    """No more than the history keeps, or a client may recover, by number and bytes; the read knows about the others."""
+    stream = live()
+    for publication in pubs(1, SIZE + 2):
+        stream.arrive(publication, 0.0)
+    assert [p.offset for p in stream.ring] == [3, 4, 5, 6]
+    small = live(limit=2)
+    for publication in pubs(1, 6):
+        small.arrive(publication, 0.0)
+    assert [p.offset for p in small.ring] == [5, 6]
+    assert small.recover(StreamPosition(3, "A"), 100, 0.0) is None
+    assert small.recover(StreamPosition(3, "A"), 2, 0.0) == module.Recovery(None)
+
+
+def test_large_publications_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one is, alone, for those who want nothing else."""
+    monkeypatch.setattr(module, "RING_BYTES", 10)
+    stream = live()
+    stream.arrive(pub(1, data=b"123456"), 0.0)
+    stream.arrive(pub(2, data=b"123456"), 0.0)
+    assert [p.offset for p in stream.ring] == [2]
+    large = pub(3, data=b"12345678901")
+    stream.arrive(large, 0.0)
+    assert not stream.ring
+    assert stream.newest(0.0) == large
+    assert stream.recover(StreamPosition(2, "A"), 100, 0.0) is None
+    assert stream.begin(100) == 0
+    stream.fill([large], StreamPosition(3, "A"), 0.0)
+    assert stream.recover(StreamPosition(2, "A"), 100, 0.0) == module.Recovery([large])
+    assert stream.recover(StreamPosition(1, "A"), 100, 0.0) == module.Recovery(None)
+
+
+def test_a_read_further_back() -> None:
+    """It replaces what is remembered, and brings what is new at the same time."""
+    stream = live(limit=2, history=HistoryOptions(size=10, ttl=TTL, meta_ttl=1000.0))
+    for publication in pubs(1, 5):
+        stream.arrive(publication, 0.0)
+    assert stream.recover(StreamPosition(2, "A"), 4, 0.0) is None
+    assert stream.begin(4) == 1
+    assert stream.fill(pubs(3, 6), StreamPosition(6, "A"), 0.0) == Filled([pub(6)], False)
+    assert [p.offset for p in stream.ring] == [5, 6]
+
+
+def test_a_hole_in_the_history_ends_what_is_remembered() -> None:
+    """What somebody else wrote among the publications cannot be recovered over."""
+    stream = Stream(KEPT, 100)
+    stream.begin()
+    stream.fill([pub(1), pub(3), pub(4)], StreamPosition(4, "A"), 0.0)
+    assert stream.recover(StreamPosition(2, "A"), 100, 0.0) == module.Recovery(pubs(3, 4))
+    assert stream.recover(StreamPosition(1, "A"), 100, 0.0) == module.Recovery(None)
+    stream = Stream(KEPT, 100)
+    stream.begin()
+    stream.fill(pubs(1, 3), StreamPosition(4, "A"), 0.0)
+    assert stream.newest(0.0) is None
+    assert stream.recover(StreamPosition(3, "A"), 100, 0.0) == module.Recovery(None)
+
+
+def test_what_is_remembered_ends_with_the_history() -> None:
+    """All at once, `ttl` after the last publication; Redis is asked from then on."""
+    stream = live()
+    stream.arrive(pub(1), 0.0)
+    stream.arrive(pub(2), 9.0)
+    assert stream.newest(18.9) == pub(2)
+    assert stream.recover(StreamPosition(0, "A"), 100, 18.9) == module.Recovery(pubs(1, 2))
+    assert stream.recover(StreamPosition(0, "A"), 100, 19.0) is None
+    assert stream.newest(19.0) is None
+    assert stream.recover(StreamPosition(2, "A"), 100, 19.0) == module.Recovery([])
+    stream.begin(100)
+    stream.fill([], StreamPosition(2, "A"), 19.0)
+    assert stream.recover(StreamPosition(0, "A"), 100, 19.0) == module.Recovery(None)
+
+
+def test_a_publication_after_the_end_is_remembered_alone() -> None:
+    """The history began again with it."""
+    stream = live()
+    stream.arrive(pub(1), 0.0)
+    stream.arrive(pub(2), 11.0)
+    assert [p.offset for p in stream.ring] == [2]
+
+
+def test_a_read_does_not_prolong_what_is_remembered() -> None:
+    """The same publications found again are as old as before; what is found for the first time is taken for new."""
+    stream = Stream(KEPT, 100)
+    stream.begin()
+    stream.fill(pubs(1, 2), StreamPosition(2, "A"), 0.0)
+    stream.begin(100)
+    stream.fill(pubs(1, 2), StreamPosition(2, "A"), 9.0)
+    assert stream.newest(9.9) == pub(2)
+    assert stream.newest(10.0) is None
+    stream.begin(100)
+    stream.fill(pubs(1, 2), StreamPosition(2, "A"), 11.0)
+    assert stream.newest(20.9) == pub(2)
+    assert stream.newest(21.0) is None
+
+
+def test_a_removed_history_is_forgotten() -> None:
+    """The position stays; Redis knows what came since."""
+    stream = live()
+    stream.arrive(pub(1), 0.0)
+    stream.forget()
+    assert stream.position == (1, "A")
+    assert stream.newest(0.0) is None
+    assert stream.recover(StreamPosition(0, "A"), 100, 0.0) is None
+    assert stream.arrive(pub(2), 0.0) == [pub(2)]
+    assert stream.recover(StreamPosition(1, "A"), 100, 0.0) == module.Recovery([pub(2)])
+
+
+def test_a_history_that_is_removed_while_it_is_read_is_forgotten() -> None:
+    """The answer may be from before; it is delivered, and not remembered. The next read is."""
+    stream = live()
+    stream.begin()
+    stream.forget()
+    assert stream.fill([pub(1)], StreamPosition(1, "A"), 0.0) == Filled([pub(1)], False)
+    assert stream.newest(0.0) is None
+    assert stream.recover(StreamPosition(0, "A"), 100, 0.0) is None
+    stream.begin(100)
+    stream.fill([pub(1)], StreamPosition(1, "A"), 0.0)
+    assert stream.recover(StreamPosition(0, "A"), 100, 0.0) == module.Recovery([pub(1)])
