@@ -18,12 +18,12 @@ import websockets
 from playwright.async_api import WebSocketRoute, expect
 
 from hub.embedded import EmbeddedServer
-from tests.support.browser import browser  # noqa: F401
+from tests.support.browser import one_browser  # noqa: F401
 from tests.support.chat_page import Scripted, Visit, delivered, online, say, state, visit  # noqa: F401
 from tests.support.server import HubProcess, hub_serve
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 SECRET = "a secret of at least thirty-two bytes"
 BROKEN = re.compile("waiting|connecting")
@@ -118,7 +118,10 @@ async def test_the_history_is_lost(port: str, visit: Visit) -> None:
 
 
 async def test_delays_grow_and_a_network_ends_them(hub: HubProcess, visit: Visit) -> None:
-    """Tries come after twice the delay each, 20 s at most, also if each gets in; when the network is back, at once."""
+    """Tries come after twice the delay each, 20 s at most, also if each gets in.
+
+    When the network is back, or somebody has something to say, at once.
+    """
     attempts = 0
 
     async def restarting(socket: WebSocketRoute) -> None:
@@ -143,6 +146,10 @@ async def test_delays_grow_and_a_network_ends_them(hub: HubProcess, visit: Visit
     await expect(page.locator("#countdown")).to_have_text("in 20 s")
     before = attempts
     await page.evaluate("window.dispatchEvent(new Event('online'))")
+    await eventually(lambda: attempts > before)
+    await expect(page.locator("#countdown")).to_have_text(re.compile("in"))
+    before = attempts
+    await say(page, "is anybody there?")
     await eventually(lambda: attempts > before)
 
 
@@ -260,6 +267,7 @@ async def test_a_message_that_redis_did_not_take(redis_server: EmbeddedServer, v
         await online(page)
         await page.get_by_role("button", name="Send now").click()
         await delivered(page, 1)
+        assert await page.evaluate("document.activeElement.id") == "text"
 
 
 def scripted(publish: Callable[[WebSocketRoute, dict[str, Any]], Any], published: list[Any]) -> Scripted:

@@ -13,11 +13,11 @@ import pytest
 import websockets
 from playwright.async_api import Page, expect
 
-from tests.support.browser import browser  # noqa: F401
+from tests.support.browser import one_browser  # noqa: F401
 from tests.support.chat_page import Visit, contrast, delivered, online, say, visit  # noqa: F401
 from tests.support.server import HubProcess, hub_serve
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +131,69 @@ async def test_reading_older_messages_is_not_disturbed(hub: HubProcess, visit: V
         await page.click("#newer")
         await expect(page.locator(".body").last).to_be_in_viewport()
         await expect(page.locator("#newer")).to_be_hidden()
+
+
+LOOKED_AT = """(visible) => {
+  Object.defineProperty(document, 'hidden', { value: !visible, configurable: true });
+  document.dispatchEvent(new Event('visibilitychange'));
+}"""
+
+
+async def test_what_is_new(hub: HubProcess, visit: Visit) -> None:
+    """What others say while nobody looks is counted in the title and stands under a line, until one answers."""
+    page = await visit(f"{hub.url}/?room=new")
+    await online(page)
+
+    async def shown(*texts: str) -> None:
+        await expect(page.locator(".log > .unread, .log .body")).to_have_text(texts)
+
+    async def to(room: str) -> None:
+        await page.click(f"#rooms >> text={room}")
+        await online(page)
+
+    async with websockets.connect(f"{hub.ws_url}/ws/chat:new") as other:
+
+        async def others_say(*texts: str) -> None:
+            for text in texts:
+                await other.send(text)
+                while await asyncio.wait_for(other.recv(), 10) != text:
+                    pass
+
+        await others_say("one")
+        await shown("one")
+        await page.evaluate(LOOKED_AT, False)
+        await others_say("two", "three")
+        await expect(page).to_have_title("(2) #new · hub chat")
+        await page.evaluate(LOOKED_AT, True)
+        await expect(page).to_have_title("#new · hub chat")
+        await others_say("four")
+        await shown("one", "New", "two", "three", "four")
+        await expect(page.locator(".unread + .message .who")).to_be_visible()
+        await say(page, "five")
+        await shown("one", "two", "three", "four", "five")
+        await delivered(page, 1)
+        await to("lobby")
+        await others_say("six")
+        await to("new")
+        await shown("one", "two", "three", "four", "five", "New", "six")
+        await to("lobby")
+        await to("new")
+        await others_say("seven")
+        await shown("one", "two", "three", "four", "five", "New", "six", "seven")
+
+
+async def test_a_flood(hub: HubProcess, visit: Visit) -> None:
+    """Of very many messages the page keeps the latest, and shows the end of them."""
+    page = await visit(f"{hub.url}/?room=flood")
+    await online(page)
+    async with websockets.connect(f"{hub.ws_url}/ws/chat:flood?echo=0") as other:
+        for count in range(600):
+            # Tall ones first: when they go, the log becomes shorter.
+            await other.send(f"line {count}" + "\n" * (9 if count < 400 else 0))
+        await expect(page.locator(".body").last).to_have_text("line 599", timeout=20_000)
+    await expect(page.locator(".log > li")).to_have_count(500)
+    await expect(page.locator(".body").first).to_have_text("line 100")
+    await expect(page.locator(".body").last).to_be_in_viewport()
 
 
 # People
@@ -319,12 +382,50 @@ async def test_keyboard(hub: HubProcess, visit: Visit) -> None:
     await delivered(page, 1)
 
 
+async def test_the_focus_is_never_lost(hub: HubProcess, visit: Visit) -> None:
+    """When what had it goes away, one can type on."""
+    page = await visit(f"{hub.url}/?room=focus")
+    await online(page)
+    async with websockets.connect(f"{hub.ws_url}/ws/chat:focus?echo=0") as other:
+        for count in range(40):
+            await other.send(f"line {count}")
+        await expect(page.locator(".body").last).to_be_in_viewport()
+        await page.hover("#scroll")
+        await page.mouse.wheel(0, -100_000)
+        await expect(page.locator(".body").first).to_be_in_viewport()
+        await other.send("news")
+        await expect(page.locator("#newer")).to_be_visible()
+        await page.focus("#newer")
+        await page.keyboard.press("Enter")
+    await expect(page.locator("#newer")).to_be_hidden()
+    assert await page.evaluate("document.activeElement.id") == "text"
+
+
+async def test_from_right_to_left(hub: HubProcess, visit: Visit) -> None:
+    """What is written in Hebrew or Arabic runs as it should, and nothing around it turns."""
+    page = await named(visit, f"{hub.url}/?room=%D7%A9%D7%99%D7%97%D7%94", "עדה")
+    await say(page, "שלום!")
+    await say(page, "and this is English.")
+    await delivered(page, 2)
+    await page.fill("#text", "עוד")
+    directions = "(selector) => [...document.querySelectorAll(selector)].map((e) => getComputedStyle(e).direction)"
+    assert await page.evaluate(directions, ".body") == ["rtl", "ltr"]
+    assert await page.evaluate(directions, "#title, #text, #name, .rooms a[aria-current]") == ["rtl"] * 4
+    assert await page.evaluate(directions, ".who, .bar, #people li, main") == ["ltr"] * 5
+
+
 async def test_a_screen_reader_is_told(hub: HubProcess, visit: Visit) -> None:
-    """The log, the state and every control have a role and a name; the countdown is not read out each second."""
+    """The log, the state and every control have a role and a name.
+
+    The countdown is not read out each second, nor the history when one comes into a room.
+    """
     page = await visit(f"{hub.url}/?room=a11y")
     await online(page)
     await say(page, "hello")
     log = page.get_by_role("log", name="Messages")
+    assert await page.evaluate(
+        "fetch('.').then((page) => page.text()).then((text) => text.includes('aria-live=\"off\"'))"
+    )
     await expect(log).to_have_attribute("aria-live", "polite")
     await expect(log.get_by_role("list").get_by_role("listitem")).to_have_count(1)
     await expect(page.get_by_role("status").first).to_contain_text("online")
@@ -334,6 +435,11 @@ async def test_a_screen_reader_is_told(hub: HubProcess, visit: Visit) -> None:
     unnamed = "[...document.querySelectorAll('input, textarea')].filter((e) => !e.labels.length && !e.ariaLabel).length"
     assert await page.evaluate(unnamed) == 0
     await expect(page.locator("#state #countdown")).to_have_attribute("aria-hidden", "true")
+    to_another = (
+        "(document.querySelector('#rooms a:not([aria-current])').click(), document.querySelector('#scroll').ariaLive)"
+    )
+    assert await page.evaluate(to_another) == "off"
+    await expect(log).to_have_attribute("aria-live", "polite")
 
 
 async def test_less_motion(hub: HubProcess, visit: Visit) -> None:

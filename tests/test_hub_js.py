@@ -275,8 +275,13 @@ async def test_commands(js: Script, online: Online) -> None:
         assert {key: body for key, body in command.items() if key != "id"} == sent
         await connection.send(answer(command, result))
         assert await js("answer") == (result if value is None else value)
-    await js("hub.send({hi: 1})")
-    assert await connection.command() == {"send": {"data": {"hi": 1}}}
+
+
+async def test_a_message_to_this_connection_alone(js: Script, online: Online) -> None:
+    """What the application sends outside of all channels is an event of the hub."""
+    connection = await online()
+    await connection.push("", message={"data": {"n": 1}})
+    assert (await js.event("message"))["data"] == {"n": 1}
 
 
 async def test_what_is_said_in_one_go_leaves_in_one_frame(js: Script, online: Online) -> None:
@@ -336,7 +341,8 @@ async def test_commands_do_not_wait_for_ever(js: Script) -> None:
     """Neither for a connection; without any, they fail at once."""
     await js("start({timeout: 3000})")
     assert (await js("outcome(hub.publish('x', 1))"))["code"] == 3
-    assert (await js("outcome(hub.send('x', 1))"))["code"] == 3
     await js("void (hub.connect(), window.late = outcome(hub.publish('x', 1)))")
+    await js("void (window.later = outcome(hub.subscribe('x').publish(1)), window.never = outcome(hub.ready(3000)))")
     await js.pass_time(3)
-    assert (await js("late"))["code"] == 1
+    assert [(await js(each))["code"] for each in ("late", "later", "never")] == [1, 1, 1]
+    assert await js("hub._waiting.size + hub.subscription('x')._waiting.size") == 1, "connect() waits"

@@ -9,17 +9,20 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from httpx2 import ASGITransport, AsyncClient
 from playwright.async_api import expect
 
 from hub.app import create_app
 from hub.config import Settings
-from tests.support.browser import browser  # noqa: F401
+from tests.support.browser import one_browser  # noqa: F401
 from tests.support.chat_page import Visit, delivered, online, say, visit  # noqa: F401
 from tests.support.uvicorn_server import serving
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def http() -> AsyncIterator[AsyncClient]:
     async with AsyncClient(transport=ASGITransport(create_app(Settings())), base_url="http://hub") as client:
         yield client

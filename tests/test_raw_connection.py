@@ -14,12 +14,12 @@ import websockets
 from playwright.async_api import WebSocketRoute, expect
 
 from hub.embedded import EmbeddedServer
-from tests.support.browser import browser  # noqa: F401
+from tests.support.browser import one_browser  # noqa: F401
 from tests.support.chat_page import Visit, delivered, online, say, state, visit  # noqa: F401
 from tests.support.server import HubProcess, hub_serve
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 HELLO = '{"hub": {"hello": {"node": "abcdef12", "worker": 7, "room": "x"}}}'
 

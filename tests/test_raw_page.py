@@ -13,11 +13,11 @@ import pytest
 import websockets
 from playwright.async_api import Page, expect
 
-from tests.support.browser import browser  # noqa: F401
+from tests.support.browser import one_browser  # noqa: F401
 from tests.support.chat_page import Visit, contrast, delivered, online, say, visit  # noqa: F401
 from tests.support.server import HubProcess, hub_serve
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 HELLO = '{"hub": {"hello": {"node": "abcdef12", "worker": 7, "room": "x"}}}'
 

@@ -1,12 +1,12 @@
 // The chat page, on hub.js.
 
+import { $, setText } from "./dom.js";
 import { Hub } from "./hub.js";
 import * as page from "./page.js";
 import { element } from "./render.js";
 import { Room } from "./room.js";
 import { Status } from "./status.js";
 
-const { $, setText } = page;
 const MOST_NAMES = 30;
 
 const hub = new Hub(document.documentElement.dataset.connection, { name: "hub chat", token: page.takeToken() ?? undefined });
@@ -23,7 +23,7 @@ function drawPeople(room) {
     drawing = false;
     const { people } = page.room;
     drawMembers(people);
-    setText("typing", whoTypes(people.typists()));
+    drawTypists(people.typists());
   });
 }
 
@@ -43,10 +43,16 @@ function personItem({ name, count, own }) {
   return element("li", {}, element("bdi", {}, name), note);
 }
 
+function drawTypists(names) {
+  const line = element("p", {}, ...whoTypes(names));
+  if ($("typing").textContent !== line.textContent) $("typing").replaceChildren(...line.childNodes);
+}
+
 function whoTypes(names) {
-  if (names.length === 0) return "";
-  if (names.length > 2) return `${names.length} people are typing…`;
-  return `${names.join(" and ")} ${names.length === 1 ? "is" : "are"} typing…`;
+  if (names.length === 0) return [];
+  if (names.length > 2) return [`${names.length} people are typing…`];
+  const [first, second] = names.map((name) => element("bdi", {}, name));
+  return second ? [first, " and ", second, " are typing…"] : [first, " is typing…"];
 }
 
 page.start({

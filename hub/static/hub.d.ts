@@ -165,9 +165,9 @@ export class Subscription<T = unknown> {
   /** Again, after `unsubscribe()`. */
   subscribe(): this;
   unsubscribe(): void;
-  /** Resolves when it is subscribed; rejects if that will not be. */
-  ready(): Promise<void>;
-  /** These wait until it is subscribed. */
+  /** Resolves when it is subscribed; rejects if that will not be, or not within `timeout` milliseconds. */
+  ready(timeout?: number): Promise<void>;
+  /** These wait until it is subscribed, for the connection's `timeout` at most. */
   publish(data: T): Promise<PublishResult>;
   history(options?: HistoryOptions): Promise<History<T>>;
   /** By client. */
@@ -189,8 +189,8 @@ export class Hub {
   /** Connect and stay connected; while a delay runs, try now. Resolves when connected, rejects if that will not be. */
   connect(): Promise<void>;
   disconnect(): void;
-  /** Resolves when connected. */
-  ready(): Promise<void>;
+  /** Resolves when connected; rejects if that will not be, or not within `timeout` milliseconds. */
+  ready(timeout?: number): Promise<void>;
   /** The subscription to a channel: the present one if there is one, otherwise a new one. */
   subscribe<T = unknown>(channel: string, options?: SubscriptionOptions): Subscription<T>;
   /** The present one, also if the server made it. */
@@ -201,6 +201,4 @@ export class Hub {
   presence(channel: string): Promise<Record<string, ClientInfo>>;
   presenceStats(channel: string): Promise<PresenceStats>;
   rpc<T = unknown>(method: string, data?: unknown): Promise<T>;
-  /** For the application on the server; there is no answer. */
-  send(data: unknown): Promise<void>;
 }

@@ -9,28 +9,29 @@
 // A connection that is lost comes back by itself, with its subscriptions, and they go on where they were.
 // The types, and what each member means: hub.d.ts.
 
-// Milliseconds. What a server that is about to ping, or to answer `connect`, may be late.
+// Milliseconds. How late a ping, or the answer to `connect`, may be.
 const PATIENCE = 10_000;
-// A connection that held this long starts the delays afresh; one that is accepted and closed at once does not.
+// A connection that held this long starts the delays afresh.
 const STABLE = 5_000;
 // Timers that are longer fire at once.
 const LONGEST_TIMER = 2 ** 31 - 1;
 
-// The errors of this side; those of the hub begin with 100.
+// Errors of this side; those of the hub begin with 100.
 const TIMEOUT = 1, LOST = 2, DISCONNECTED = 3, UNSUBSCRIBED = 4, NO_TOKEN = 5;
 const TOKEN_EXPIRED = 109;
-const STATE_INVALIDATED = [2502, 3014];
+
+// A subscription that the hub ends with this code, or a later one, is to be made again.
 const RESUBSCRIBE = 2500;
 
+// What was known of a place in a channel, and of a token, is worth nothing any more.
+const isInvalidated = (code) => code === 2502 || code === 3014;
+
+// The same attempt would fare the same.
 const isTerminal = (code) => (code >= 3500 && code < 4000) || (code >= 4500 && code < 5000);
-
-const member = ({ user, client, conn_info, chan_info }) => ({ user, client, connInfo: conn_info, chanInfo: chan_info });
-
-const published = ({ data, offset, tags, info }) => ({ data, offset, tags, info: info && member(info) });
 
 /** What the hub answered instead of a result, or (codes below 100) why there is no answer. */
 export class HubError extends Error {
-  constructor(code, message, temporary = code < 100, cause = undefined) {
+  constructor(code, message, temporary = code < 100, cause) {
     super(message, { cause });
     this.name = "HubError";
     this.code = code;
@@ -38,14 +39,94 @@ export class HubError extends Error {
   }
 }
 
-// What the connection and a subscription have in common: events, a goal to wait for, a token, and trying again.
+// The commands of a connection that have no reply yet. A call that `mayWait` is the application's: asked for before there
+// is a connection, it is sent when there is one. The others end with the connection.
+class Calls {
+  // `onSilence`: a hub that should have answered has said nothing at all.
+  constructor({ timeout, write, onSilence }) {
+    Object.assign(this, { timeout, write, onSilence });
+    // `connect` goes out, so others may follow without waiting for its reply.
+    this.isOpen = false;
+    this.heardAt = 0;
+    // By id, in the order of asking.
+    this.pending = new Map();
+    this.lastId = 0;
+    // Lines for the next frame.
+    this.lines = [];
+  }
+
+  request(kind, body, done, failed, mayWait = false) {
+    const id = ++this.lastId;
+    const call = { id, kind, line: JSON.stringify({ id, [kind]: body }), done, failed, mayWait, sent: false, sentAt: 0 };
+    call.timer = setTimeout(() => this.overdue(call), this.timeout);
+    this.pending.set(id, call);
+    if (this.isOpen) this.transmit(call);
+  }
+
+  sendWaiting() {
+    for (const call of this.pending.values()) if (!call.sent) this.transmit(call);
+  }
+
+  transmit(call) {
+    call.sent = true;
+    call.sentAt = Date.now();
+    this.send(call.line);
+  }
+
+  // What is said in one go leaves in one frame.
+  send(line) {
+    if (this.lines.push(line) === 1) queueMicrotask(() => this.flush());
+  }
+
+  flush() {
+    if (this.lines.length) this.write(this.lines.splice(0).join("\n"));
+  }
+
+  answer(id, error, result) {
+    const call = this.pending.get(id);
+    if (!call) return;
+    this.take(call);
+    if (error) call.failed(new HubError(error.code, error.message, Boolean(error.temporary)));
+    else call.done(result[call.kind] ?? {});
+  }
+
+  overdue(call) {
+    if (call.mayWait) this.take(call).failed(new HubError(TIMEOUT, "timeout"));
+    // A socket may be open and yet dead, as after a change of networks.
+    if (!call.mayWait || (call.sent && this.heardAt < call.sentAt)) this.onSilence();
+  }
+
+  // The hub has refused `connect`, and handled nothing behind it.
+  unsend() {
+    for (const call of this.pending.values()) call.sent = false;
+  }
+
+  close(error) {
+    this.isOpen = false;
+    this.lines = [];
+    for (const call of this.pending.values()) if (call.sent || !call.mayWait) this.take(call).failed(error);
+  }
+
+  failAll(error) {
+    for (const call of this.pending.values()) this.take(call).failed(error);
+  }
+
+  take(call) {
+    clearTimeout(call.timer);
+    this.pending.delete(call.id);
+    return call;
+  }
+}
+
+// What a connection and a subscription have in common: events, a goal, a token, trying again.
 class Party {
   constructor(goal, options) {
     this._goal = goal;
     this._options = options;
     this.token = options.token;
     this._handlers = {};
-    this._waiting = [];
+    // Who waits for the goal: told by a call, with an error if it will not be reached.
+    this._waiting = new Set();
     // Failures in a row; each doubles the delay.
     this._attempts = 0;
     // The present attempt, an object of its own: what belongs to an earlier one is ignored.
@@ -57,9 +138,17 @@ class Party {
     return () => this._handlers[event].delete(handler);
   }
 
-  ready() {
+  ready(timeout) {
     if (this.state === this._goal) return Promise.resolve();
-    return new Promise((resolve, reject) => this._waiting.push({ resolve, reject }));
+    return new Promise((resolve, reject) => {
+      const settle = (error) => {
+        clearTimeout(timer);
+        this._waiting.delete(settle);
+        error ? reject(error) : resolve();
+      };
+      const timer = timeout && setTimeout(() => settle(new HubError(TIMEOUT, "timeout")), timeout);
+      this._waiting.add(settle);
+    });
   }
 
   _emit(event, context) {
@@ -74,7 +163,7 @@ class Party {
   }
 
   _settle(error) {
-    for (const { resolve, reject } of this._waiting.splice(0)) error ? reject(error) : resolve();
+    for (const settle of [...this._waiting]) settle(error);
   }
 
   _newTurn() {
@@ -130,9 +219,13 @@ class Party {
       error.temporary ? later() : this._quit(error.code, error.message);
     };
     const body = { channel: this.channel, token: this.token };
-    this._hub._request(this._refreshing, body, (result) => turn === this._turn && this._expiresIn(result), failed);
+    this._hub._calls.request(this._refreshing, body, (result) => turn === this._turn && this._expiresIn(result), failed);
   }
 }
+
+const member = ({ user, client, conn_info, chan_info }) => ({ user, client, connInfo: conn_info, chanInfo: chan_info });
+
+const published = ({ data, offset, tags, info }) => ({ data, offset, tags, info: info && member(info) });
 
 /** A channel that this client listens to. Made by `Hub.subscribe`, or by the server. */
 export class Subscription extends Party {
@@ -162,25 +255,29 @@ export class Subscription extends Party {
     if (this.state !== "unsubscribed") this._quit(0, "unsubscribe called");
   }
 
-  ready() {
-    if (this.state !== "unsubscribed") return super.ready();
+  ready(timeout) {
+    if (this.state !== "unsubscribed") return super.ready(timeout);
     return Promise.reject(new HubError(UNSUBSCRIBED, "not subscribed", false));
   }
 
   publish(data) {
-    return this.ready().then(() => this._hub.publish(this.channel, data));
+    return this._soon().then(() => this._hub.publish(this.channel, data));
   }
 
   history(options) {
-    return this.ready().then(() => this._hub.history(this.channel, options));
+    return this._soon().then(() => this._hub.history(this.channel, options));
   }
 
   presence() {
-    return this.ready().then(() => this._hub.presence(this.channel));
+    return this._soon().then(() => this._hub.presence(this.channel));
   }
 
   presenceStats() {
-    return this.ready().then(() => this._hub.presenceStats(this.channel));
+    return this._soon().then(() => this._hub.presenceStats(this.channel));
+  }
+
+  _soon() {
+    return this.ready(this._hub._options.timeout);
   }
 
   _emit(event, context) {
@@ -191,12 +288,12 @@ export class Subscription extends Party {
 
   async _start() {
     const hub = this._hub;
-    if (!hub._greeted || this._server || this.state !== "subscribing") return;
+    if (!hub._calls.isOpen || this._server || this.state !== "subscribing") return;
     const turn = this._newTurn();
     if (this._lacksToken() && !(await this._authorize(turn, () => this._retry()))) return;
     const { data, positioned, recoverable, joinLeave, filter } = this._options;
     const wish = { channel: this.channel, token: this.token, data, positioned, recoverable, tf: filter };
-    hub._request(
+    hub._calls.request(
       "subscribe",
       { ...wish, join_leave: joinLeave, ...this._recovery() },
       (result) => turn === this._turn && this._accept(result),
@@ -249,7 +346,7 @@ export class Subscription extends Party {
 
   _ended({ code, reason }) {
     if (this._server || code < RESUBSCRIBE) return this._stop(code, reason);
-    if (STATE_INVALIDATED.includes(code)) this._forget();
+    if (isInvalidated(code)) this._forget();
     this._pause(code, reason);
     this._retry();
   }
@@ -270,7 +367,7 @@ export class Subscription extends Party {
   // Ended from here: the hub is told.
   _quit(code, reason) {
     const failed = (error) => error.code >= 100 && this._hub._lost(error.code, error.message);
-    if (this._hub._greeted) this._hub._request("unsubscribe", { channel: this.channel }, () => {}, failed);
+    if (this._hub._calls.isOpen) this._hub._calls.request("unsubscribe", { channel: this.channel }, () => {}, failed);
     this._stop(code, reason);
   }
 
@@ -297,15 +394,12 @@ export class Hub extends Party {
     this.client = null;
     // By channel, those that are wanted: subscribed or not.
     this._subs = new Map();
-    // Commands that wait for their replies, by id; those made before there was a connection wait to be sent, too.
-    this._calls = new Map();
-    this._lastId = 0;
     this._socket = null;
-    // `connect` is out, so others may follow without waiting for its reply.
-    this._greeted = false;
-    // Lines for the next frame.
-    this._lines = [];
-    this._heardAt = 0;
+    this._calls = new Calls({
+      timeout: this._options.timeout,
+      write: (frame) => this._socket?.readyState === WebSocket.OPEN && this._socket.send(frame),
+      onSilence: () => this._lost(TIMEOUT, "no answer"),
+    });
     this._online = () => this.connect();
   }
 
@@ -359,12 +453,6 @@ export class Hub extends Party {
     return (await this._ask("rpc", { method, data })).data;
   }
 
-  async send(data) {
-    if (this.state === "disconnected") throw new HubError(DISCONNECTED, "disconnected");
-    await this.ready();
-    this._send(JSON.stringify({ send: { data } }));
-  }
-
   // The connection
 
   async _open(code, reason) {
@@ -385,18 +473,17 @@ export class Hub extends Party {
   // One frame takes everything that waits: a hub handles its commands in order, `connect` first.
   _greet(turn) {
     const { data, name } = this._options;
-    const waiting = [...this._calls.values()];
     const server = [...this._subs.values()].filter((sub) => sub._server && sub.position);
     const subs = server.length ? Object.fromEntries(server.map((sub) => [sub.channel, sub._recovery()])) : undefined;
-    this._greeted = true;
-    this._request(
+    this._calls.isOpen = true;
+    this._calls.request(
       "connect",
       { token: this.token, data, name, subs },
       (result) => this._accept(result, turn),
       (error) => turn === this._turn && this._refused(error),
     );
     for (const sub of this._subs.values()) sub._start();
-    for (const call of waiting) this._transmit(call);
+    this._calls.sendWaiting();
   }
 
   _accept({ client, ping, pong, subs = {}, data, ...expiry }, turn) {
@@ -414,8 +501,7 @@ export class Hub extends Party {
   }
 
   _refused(error) {
-    // The hub has handled nothing behind it.
-    for (const call of this._calls.values()) call.sent = false;
+    this._calls.unsend();
     if (error.code === TOKEN_EXPIRED && this._options.getToken) this.token = undefined;
     else if (!error.temporary) return this._stop(error.code, error.message);
     this._lost(error.code, error.message);
@@ -435,7 +521,7 @@ export class Hub extends Party {
     this.state = "connecting";
     const turn = this._release(code, reason);
     if (turn !== this._turn) return;
-    if (STATE_INVALIDATED.includes(code)) {
+    if (isInvalidated(code)) {
       this.token = undefined;
       for (const sub of this._subs.values()) sub._forget();
     }
@@ -456,7 +542,7 @@ export class Hub extends Party {
     const turn = this._release(code, reason);
     if (turn !== this._turn) return;
     const error = new HubError(DISCONNECTED, "disconnected", true, { code, reason });
-    for (const call of this._calls.values()) this._take(call).failed(error);
+    this._calls.failAll(error);
     this._settle(error);
     this._emit("disconnected", { code, reason });
   }
@@ -467,15 +553,13 @@ export class Hub extends Party {
     clearTimeout(this._watchdog);
     const { _socket: socket } = this;
     this._socket = this.client = null;
-    this._greeted = this._busy = false;
-    this._lines = [];
+    this._busy = false;
     if (socket) {
       socket.onopen = socket.onmessage = socket.onclose = null;
       socket.close();
     }
     for (const sub of [...this._subs.values()]) sub._pause(code, reason);
-    const error = new HubError(LOST, "connection lost", true, { code, reason });
-    for (const call of this._calls.values()) if (call.sent || !call.mayWait) this._take(call).failed(error);
+    this._calls.close(new HubError(LOST, "connection lost", true, { code, reason }));
     return turn;
   }
 
@@ -489,45 +573,13 @@ export class Hub extends Party {
   // Of the application: it may wait for a connection.
   _ask(kind, body) {
     if (this.state === "disconnected") return Promise.reject(new HubError(DISCONNECTED, "disconnected"));
-    return new Promise((resolve, reject) => this._request(kind, body, resolve, reject, true));
+    return new Promise((resolve, reject) => this._calls.request(kind, body, resolve, reject, true));
   }
 
-  _request(kind, body, done, failed, mayWait = false) {
-    const id = ++this._lastId;
-    const call = { id, kind, line: JSON.stringify({ id, [kind]: body }), done, failed, mayWait, sent: false, sentAt: 0 };
-    call.timer = setTimeout(() => this._overdue(call), this._options.timeout);
-    this._calls.set(id, call);
-    if (this._greeted) this._transmit(call);
-  }
-
-  _transmit(call) {
-    call.sent = true;
-    call.sentAt = Date.now();
-    this._send(call.line);
-  }
-
-  _take(call) {
-    clearTimeout(call.timer);
-    this._calls.delete(call.id);
-    return call;
-  }
-
-  _overdue(call) {
-    if (call.mayWait) this._take(call).failed(new HubError(TIMEOUT, "timeout"));
-    // A socket may be open and yet dead, as after a change of networks.
-    if (!call.mayWait || (call.sent && this._heardAt < call.sentAt)) this._lost(TIMEOUT, "no answer");
-  }
-
-  // What is said in one go leaves in one frame.
-  _send(line) {
-    if (this._lines.push(line) > 1) return;
-    queueMicrotask(() => {
-      if (this._lines.length && this._socket?.readyState === 1) this._socket.send(this._lines.splice(0).join("\n"));
-    });
-  }
+  // What is heard
 
   _hear(frame, turn) {
-    this._heardAt = Date.now();
+    this._calls.heardAt = Date.now();
     this._watch();
     // A handler may have ended the connection.
     for (const line of frame.split("\n")) if (line && turn === this._turn) this._handle(JSON.parse(line));
@@ -535,15 +587,11 @@ export class Hub extends Party {
 
   _handle({ id, error, push, ...result }) {
     if (push) return this._pushed(push);
-    if (!id) return this._pong && this._send("{}");
-    const call = this._calls.get(id);
-    if (!call) return;
-    this._take(call);
-    if (error) call.failed(new HubError(error.code, error.message, Boolean(error.temporary)));
-    else call.done(result[call.kind] ?? {});
+    if (id) return this._calls.answer(id, error, result);
+    if (this._pong) this._calls.send("{}");
   }
 
-  _pushed({ channel = "", pub, join, leave, message, subscribe, unsubscribe }) {
+  _pushed({ channel = "", pub, join, leave, subscribe, unsubscribe, message }) {
     if (message) return this._emit("message", { data: message.data });
     if (subscribe) return this._subscribed(channel, subscribe);
     const sub = this._subs.get(channel);

@@ -12,6 +12,9 @@ export class Log {
     // The latest message, for grouping; null after a notice.
     this.last = null;
     this.day = dayOf(Date.now());
+    // Nobody looks: what others say goes under a line.
+    this.away = false;
+    this.line = element("li", { className: "unread" }, "New");
   }
 
   get isEmpty() {
@@ -24,7 +27,17 @@ export class Log {
     const { last } = this;
     const more = last !== null && last.user === user && last.mine === mine && last.raw === raw && at - last.at < GROUP_WITHIN;
     this.last = { user, mine, raw, at };
-    return this.append(messageItem({ ...message, more }), mine);
+    const line = this.drawLine(mine);
+    return this.append(messageItem({ ...message, more: more && !line }), mine);
+  }
+
+  // Whether the next message is the first under it. Who answers has read what is there.
+  drawLine(mine) {
+    if (mine) this.line.remove();
+    if (mine || !this.away) return false;
+    this.away = false;
+    this.list.append(this.line);
+    return true;
   }
 
   notice(text) {

@@ -3,13 +3,12 @@
 // A page gives `start` what it does by itself: {product, memory, newRoom, enter, leave, otherRoom, retry, useToken, typed,
 // renamed}. Its rooms have a name, a log, an outbox, and say(message).
 
+import { $, focusText, hide, onSubmit, setText } from "./dom.js";
 import { element } from "./render.js";
 import { keep, recall } from "./storage.js";
+import * as view from "./view.js";
 
 const MOST_ROOMS = 12;
-const NEAR_END = 80;
-
-export const $ = (id) => document.getElementById(id);
 
 // What the page does by itself; see above.
 let own = null;
@@ -54,64 +53,38 @@ export function showState({ state, seconds, why, remedy, failures = 0 }) {
   // Apart, because a screen reader should not count aloud.
   setText("countdown", seconds ? `in ${seconds} s` : "");
   // The first try again is often enough; what is said of a failure stays until the next success.
-  if (state === "online") $("trouble").hidden = true;
+  if (state === "online") {
+    hide("trouble");
+    view.speakSoon();
+  }
   if (why && (state === "refused" || failures > 1 || !navigator.onLine)) showTrouble(why, state, remedy);
   if (remedy === "token") keep("sessionStorage", "token", null);
   if (remedy === "lobby") keepRooms(recentRooms().filter((name) => name !== room.name));
 }
 
-export function setText(id, text) {
-  if ($(id).textContent !== text) $(id).textContent = text;
-}
-
 function showTrouble(why, state, remedy) {
   setText("why", why);
   $("retry").hidden = state !== "waiting" && remedy !== "retry";
-  $("token-form").hidden = remedy !== "token";
+  askForToken(remedy === "token");
   $("to-lobby").hidden = remedy !== "lobby" || room.name === "lobby";
   $("trouble").hidden = false;
 }
 
-// The log
+function askForToken(asked) {
+  if (asked && $("token-form").hidden && $("text").value === "") queueMicrotask(() => $("token").focus());
+  $("token-form").hidden = !asked;
+}
 
-let following = true;
-let scrolling = false;
-let lastTop = 0;
+// Messages
+
 let unread = 0;
 
 export function shown(where, mine, notice) {
   if (where !== room) return;
   $("empty").hidden = true;
-  if (mine) following = true;
-  if (following) follow();
-  else if (!notice) $("newer").hidden = false;
+  view.shown(mine, notice);
   if (document.hidden && !mine && !notice) unread += 1;
   showTitle();
-}
-
-// Once a frame: a flood of messages must not lay out the page for each.
-function follow() {
-  if (scrolling) return;
-  scrolling = true;
-  requestAnimationFrame(() => {
-    scrolling = false;
-    if (following) toEnd();
-  });
-}
-
-function toEnd() {
-  $("scroll").scrollTop = $("scroll").scrollHeight;
-  $("newer").hidden = true;
-  following = true;
-}
-
-function scrolled() {
-  const box = $("scroll");
-  const near = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR_END;
-  // The event comes late: messages that arrived meanwhile are not a reader who scrolled up.
-  following = near || (following && box.scrollTop >= lastTop);
-  lastTop = box.scrollTop;
-  if (following) $("newer").hidden = true;
 }
 
 function showTitle() {
@@ -148,12 +121,13 @@ function enter(name) {
   room = rooms.get(name) ?? own.newRoom(name);
   rooms.set(name, room);
   $("title").textContent = $("title").title = name;
+  view.beQuiet();
   $("scroll").replaceChildren(room.log.list, $("empty"));
   $("empty").hidden = !room.log.isEmpty;
   $("other").href = addressOf(own.otherRoom(name), $("other").getAttribute("href"));
   $("trouble").hidden = true;
   keepRooms([name, ...recentRooms().filter((other) => other !== name)].slice(0, MOST_ROOMS));
-  toEnd();
+  view.toEnd();
   showTitle();
   own.enter(room);
 }
@@ -167,15 +141,10 @@ function go(name) {
   focusText();
 }
 
-// On a touch screen the focus brings up the keyboard, over half of the page.
-function focusText() {
-  if (matchMedia("(hover: hover)").matches) $("text").focus();
-}
-
 async function copyLink() {
-  await navigator.clipboard.writeText(addressOf(room.name).href);
-  $("copy").textContent = "Copied";
-  setText("told", "The address of this room is copied.");
+  const copied = await navigator.clipboard.writeText(addressOf(room.name).href).then(() => true, () => false);
+  $("copy").textContent = copied ? "Copied" : "Not copied";
+  setText("told", copied ? "The address of this room is copied." : "The browser does not allow to copy.");
   setTimeout(() => {
     $("copy").textContent = "Copy link";
     setText("told", "");
@@ -228,18 +197,11 @@ function fit() {
 function escape() {
   if ($("side").matches(":popover-open")) return;
   if (document.activeElement === $("name")) $("name").value = recall("localStorage", "name", $("name").value);
-  toEnd();
+  view.toEnd();
   $("text").focus();
 }
 
 // Events
-
-function onSubmit(id, action) {
-  $(id).onsubmit = (event) => {
-    event.preventDefault();
-    action();
-  };
-}
 
 onSubmit("compose", submit);
 onSubmit("name-form", focusText);
@@ -261,8 +223,6 @@ $("text").oninput = () => {
   own.typed?.($("text").value.trim() !== "");
 };
 $("name").onchange = rename;
-$("newer").onclick = toEnd;
-$("scroll").onscroll = scrolled;
 $("retry").onclick = () => own.retry();
 $("to-lobby").onclick = () => go("lobby");
 $("copy").onclick = copyLink;
@@ -270,13 +230,15 @@ $("copy").onclick = copyLink;
 $("copy").hidden = navigator.clipboard === undefined;
 
 document.addEventListener("keydown", (event) => event.key === "Escape" && escape());
+// The buttons beside a message go when they have done their work.
+$("scroll").onclick = ({ target }) => target.closest(".note button") && focusText();
+
 document.addEventListener("visibilitychange", () => {
   unread = 0;
+  room.log.away = document.hidden;
   showTitle();
 });
 addEventListener("popstate", () => enter(roomOf(new URL(location.href))));
 addEventListener("beforeunload", (event) => {
   if ([...rooms.values()].some(({ outbox }) => outbox.size > 0)) event.preventDefault();
 });
-// The text box grows, the keyboard of a phone comes up: the newest message stays in sight.
-new ResizeObserver(() => following && toEnd()).observe($("scroll"));

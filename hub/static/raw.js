@@ -1,5 +1,6 @@
 // The raw page: a room is a WebSocket of its own, and everything in it is shown as it comes. No library.
 
+import { setText } from "./dom.js";
 import { readFrame } from "./frames.js";
 import * as page from "./page.js";
 import { Connection } from "./raw-connection.js";
@@ -22,7 +23,7 @@ const connection = new Connection({
   onState(state) {
     page.showState(state);
     if (state.state === "online") page.room.joined();
-    else page.setText("worker", "");
+    else setText("worker", "");
   },
   onFrame(data, first) {
     const frame = readFrame(data);
@@ -33,7 +34,7 @@ const connection = new Connection({
 });
 
 function showWorker({ node, worker }) {
-  page.setText("worker", `worker ${worker} · node ${String(node).slice(0, 6)}`);
+  setText("worker", `worker ${worker} · node ${String(node).slice(0, 6)}`);
 }
 
 page.start({

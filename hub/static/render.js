@@ -54,5 +54,6 @@ function withLinks(text) {
 function hueOf(name) {
   let hash = 0;
   for (const letter of name) hash = (hash * 31 + letter.codePointAt(0)) % 360;
-  return String(hash);
+  // Names that differ little, as those with numbers, are far apart.
+  return String((hash * 137) % 360);
 }

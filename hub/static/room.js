@@ -47,6 +47,7 @@ export class Room {
   }
 
   leave() {
+    this.log.away = true;
     this.people.leave();
     this.chat.unsubscribe();
   }
@@ -69,8 +70,14 @@ export class Room {
 
   joined({ recovered }) {
     if (!recovered || this.held !== null) this.catchUp();
-    // What was missed is told right after this; then we know what of ours arrived.
-    else queueMicrotask(() => this.outbox.sendAgain());
+    // What was missed is told right after this.
+    else queueMicrotask(() => this.caughtUp());
+  }
+
+  // Now we know what of ours arrived.
+  caughtUp() {
+    if (!document.hidden) this.log.away = false;
+    this.outbox.sendAgain();
   }
 
   async catchUp() {
@@ -83,7 +90,7 @@ export class Room {
     this.showHistory(history);
     for (const publication of held) this.receive(publication);
     for (const { item } of this.outbox.entries.values()) this.log.moveToEnd(item);
-    this.outbox.sendAgain();
+    this.caughtUp();
   }
 
   showHistory(history) {
@@ -104,7 +111,7 @@ export class Room {
   // Sending
 
   async transmit(entry) {
-    if (this.chat.state !== "subscribed") return this.outbox.fail(entry, REASONS[3], true);
+    if (this.chat.state !== "subscribed") return this.postpone(entry);
     this.outbox.sending(entry);
     try {
       await this.hub.publish(this.channel, entry.message);
@@ -112,6 +119,11 @@ export class Room {
     } catch (error) {
       if (this.outbox.get(entry.message.id) === entry) this.refused(entry, error);
     }
+  }
+
+  postpone(entry) {
+    this.outbox.fail(entry, REASONS[3], true);
+    if (this.hub.state === "connecting") this.hub.connect();
   }
 
   refused(entry, { code, message, cause }) {
