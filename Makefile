@@ -1,4 +1,4 @@
-.PHONY: install run test test-sdk lint types coverage soak bench docs clean
+.PHONY: install run test test-sdk lint types coverage soak faults bench compliance docs clean
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,7 +13,22 @@ test-sdk: install ; @$(BIN)/python -m pytest -m sdk tests/sdk
 lint: install ; @$(BIN)/ruff check . && $(BIN)/ruff format --check .
 types: install ; @$(BIN)/mypy
 coverage: install ; @$(BIN)/coverage run -m pytest -q && $(BIN)/coverage report
-soak: install ; @$(BIN)/python -m tests.soak
+soak: install ## faults at full size, half an hour; each line by itself is a few minutes
+	@$(BIN)/python -m tests.soak
+	@$(BIN)/python -m tests.soak --clients 60 --channels 40 --subscriptions 4 --rate 400 --kill-every 0 --cut-every 0 --churn 1
+	@$(BIN)/python -m tests.soak_rolling
+	@$(BIN)/python -m tests.soak_herd
+	@$(BIN)/python -m tests.soak_herd --kill all --clients 3000 --back-within 5
+	@$(BIN)/python -m tests.soak_abuse
+	@$(BIN)/python -m tests.soak_fuzz
+	@$(BIN)/python -m tests.soak_idle
+faults: install ## Redis and its network at full size, then a thousand random fault schedules; more than an hour
+	@HUB_FAULTS=full $(BIN)/python -m pytest -q -s tests/faults
+	@$(BIN)/python -m tests.schedules
+revocation: install ## a thousand connections lose their rights
+	@HUB_TEST_CONNECTIONS=1000 $(BIN)/python -m pytest -q -s tests/security/test_revocation.py
 bench: install ; @$(BIN)/python -m bench
+bench-faults: install ; @PYTHON="$(PYTHON)" sh bench/peers/install.sh && $(BIN)/python -m bench.faults --document
+compliance: install ; @$(BIN)/python -m compliance $(CASES)
 docs: install ; @$(BIN)/python docs/generate.py
 clean: ; rm -rf .venv .cache tests/sdk/node/node_modules build dist .coverage .pytest_cache .mypy_cache .ruff_cache

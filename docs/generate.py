@@ -1,4 +1,4 @@
-"""Writes docs/reference.md, and the table in docs/channels.md, from the code; `--check` fails if one is old."""
+"""Writes docs/reference.md, and the tables in other pages, from the code; `--check` fails if one is old."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 
 from hub.config import Settings
 from hub.errors import Disconnect, Disconnects, Error, Errors, Unsubscribe, Unsubscribes, table
+from hub.metrics import METRICS, UP
 from hub.namespaces import ChannelOptions
 
 TARGET = Path(__file__).with_name("reference.md")
 CHANNELS = Path(__file__).with_name("channels.md")
+METRICS_PAGE = Path(__file__).with_name("metrics.md")
 # What stands between these is written here.
-BEGIN, END = "<!-- options: written by docs/generate.py -->\n", "<!-- /options -->"
+BEGIN, END = "<!-- {}: written by docs/generate.py -->\n", "<!-- /{} -->"
 
 HEAD = """# Reference
 
@@ -78,10 +80,21 @@ def _default(value: object) -> str:
     return "" if value in (0, "", ()) else f"`{value:.0f}`" if isinstance(value, float) else f"`{value}`"
 
 
-def channels() -> str:
-    """The page with its table."""
-    before, _, rest = CHANNELS.read_text().partition(BEGIN)
-    return before + BEGIN + options() + END + rest.partition(END)[2]
+def metrics() -> str:
+    """Every metric."""
+    lines = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for metric in (UP, *METRICS):
+        labels = ", ".join(f"`{label}`" for label in metric.labels if label != "worker")
+        meaning = metric.help + (" Only with Redis." if metric.of_redis else "")
+        lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def page(path: Path, name: str, table: str) -> str:
+    """A page with its table."""
+    begin, end = BEGIN.format(name), END.format(name)
+    before, _, rest = path.read_text().partition(begin)
+    return before + begin + table + end + rest.partition(end)[2]
 
 
 def render() -> str:
@@ -89,7 +102,12 @@ def render() -> str:
 
 
 def main() -> None:
-    for path, text in ((TARGET, render()), (CHANNELS, channels())):
+    pages = (
+        (TARGET, render()),
+        (CHANNELS, page(CHANNELS, "options", options())),
+        (METRICS_PAGE, page(METRICS_PAGE, "metrics", metrics())),
+    )
+    for path, text in pages:
         if "--check" not in sys.argv:
             path.write_text(text)
         elif path.read_text() != text:

@@ -5,25 +5,36 @@ from __future__ import annotations
 import hmac
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
 from .config import Settings
-from .errors import Disconnect, Disconnects
+from .errors import Disconnect, Disconnects, table
 from .log import Throttled
 
-__all__ = ["Admission", "Authenticator", "TokenBucket"]
+__all__ = ["CHANNELS", "ECHO", "OTHER", "RAW", "Admission", "Authenticator", "TokenBucket", "connect_bucket"]
 
 log = logging.getLogger("hub.ws")
 
 # Given the connection and its token (None without one); whether it may connect, or who it is.
 Authenticator = Callable[[HTTPConnection, str | None], Awaitable[object]]
 
+# The endpoints, as metrics call them: `/ws`, `/echo`, `/connection/websocket`.
+RAW, ECHO, CHANNELS = "raw", "echo", "channels"
+# Close codes that are counted one by one: those of RFC 6455 §7.4.1 and the hub's own. A client may send any, and counts
+# must not grow with what it sends: others are one.
+_KNOWN = {*range(1000, 1016), *(value.code for _, value in table(Disconnects))}
+OTHER = 0
+
+# Connections that may come at once whatever the rate; a tenth of a second's worth if that is more.
+LEAST_BURST = 10
+
 
 class TokenBucket:
-    """`rate` messages a second, `burst` at once."""
+    """`rate` messages a second, or whatever is counted, `burst` at once."""
 
     __slots__ = ("_burst", "_rate", "_tokens", "_updated")
 
@@ -42,6 +53,11 @@ class TokenBucket:
         return True
 
 
+def connect_bucket(rate: float) -> TokenBucket | None:
+    """For `connect_rate`; None without one."""
+    return TokenBucket(rate, max(LEAST_BURST, round(rate / 10))) if rate else None
+
+
 class Admission:
     """The rules of one hub, and the number of its open connections in this worker."""
 
@@ -49,26 +65,45 @@ class Admission:
         self._origins = settings.origins
         self._limit = settings.max_connections
         self._rate, self._burst = settings.message_rate, settings.burst
+        # Of new connections; on our own server `hub.capacity` has it.
+        self._pace = connect_bucket(settings.connect_rate)
         self._token = settings.token.get_secret_value().encode() if settings.token else None
         # Replaces the static token when set; see `Hub.authenticate`.
         self.authenticator: Authenticator | None = None
         self.connections = 0
-        self._foreign = Throttled(log, logging.WARNING, "%d connections from origins that HUB_ORIGINS does not list")
-        self._full = Throttled(log, logging.WARNING, "%d connections refused because the worker is full")
+        # Open connections by endpoint, and those that have ended by endpoint and close code.
+        self.open: Counter[str] = Counter()
+        self.closed_by_code: Counter[tuple[str, int]] = Counter()
+        self.refused = {
+            Disconnects.FORBIDDEN_ORIGIN: _refusals("from origins that HUB_ORIGINS does not list"),
+            Disconnects.OVERLOADED: _refusals("refused because the worker is full"),
+        }
 
-    async def check(self, connection: HTTPConnection, *, authenticate: bool = True) -> Disconnect | None:
-        """Why the connection may not be, or None. Without `authenticate` it says later who it is."""
+    async def check(
+        self, connection: HTTPConnection, *, authenticate: bool = True, paced: bool = False
+    ) -> Disconnect | None:
+        """Why the connection may not be, or None.
+
+        Without `authenticate` it says later who it is; with `paced` the server has minded `connect_rate` already.
+        """
+        if not (paced or self._pace is None or self._pace.take()):
+            return self.refuse(Disconnects.TOO_MANY_CONNECTIONS)
         if not self._origin_allowed(connection):
-            self._foreign.add(last=repr(connection.headers.get("origin", "")[:100]))
-            return Disconnects.FORBIDDEN_ORIGIN
+            return self.refuse(Disconnects.FORBIDDEN_ORIGIN, repr(connection.headers.get("origin", "")[:100]))
         # Before the authenticator, which may be expensive, and after it, because others may have come meanwhile: the
         # caller enters without another await.
         if authenticate and not self._is_full() and not await self._authenticate(connection):
-            return Disconnects.UNAUTHORIZED
+            return self.refuse(Disconnects.UNAUTHORIZED)
         if self._is_full():
-            self._full.add()
-            return Disconnects.OVERLOADED
+            return self.refuse(Disconnects.OVERLOADED)
         return None
+
+    def refuse(self, disconnect: Disconnect, last: str = "") -> Disconnect:
+        """Count and log a connection that is not admitted; `last` says which."""
+        if disconnect not in self.refused:
+            self.refused[disconnect] = _refusals(f"refused: {disconnect.reason}")
+        self.refused[disconnect].add(last=last)
+        return disconnect
 
     @property
     def closed(self) -> bool:
@@ -83,7 +118,11 @@ class Admission:
         origin = connection.headers.get("origin")
         if origin is None or "*" in self._origins or origin in self._origins:
             return True
-        return urlsplit(origin).netloc.lower() == connection.headers.get("host", "").lower() != ""
+        try:
+            host = urlsplit(origin).netloc.lower()
+        except ValueError:  # `http://[` is no address
+            return False
+        return host == connection.headers.get("host", "").lower() != ""
 
     async def _authenticate(self, connection: HTTPConnection) -> bool:
         token = connection.query_params.get("token")
@@ -91,12 +130,20 @@ class Admission:
             return bool(await self.authenticator(connection, token))
         return self._token is None or hmac.compare_digest((token or "").encode(), self._token)
 
-    def enter(self) -> None:
+    def enter(self, endpoint: str) -> None:
         self.connections += 1
+        self.open[endpoint] += 1
 
-    def leave(self) -> None:
+    def leave(self, endpoint: str, code: int) -> None:
+        """It has ended with this close code."""
         self.connections -= 1
+        self.open[endpoint] -= 1
+        self.closed_by_code[endpoint, code if code in _KNOWN else OTHER] += 1
 
     def bucket(self) -> TokenBucket | None:
         """A rate limit for one connection; None without one."""
         return TokenBucket(self._rate, self._burst) if self._rate else None
+
+
+def _refusals(what: str) -> Throttled:
+    return Throttled(log, logging.WARNING, f"%d connections {what}")

@@ -26,9 +26,8 @@ from .api_methods import ApiMethods, Method, Refusal, bad_fields, refusal
 from .api_models import Answer
 from .config import Settings
 from .control import HubNode
-from .health import health_router
 
-__all__ = ["api_router"]
+__all__ = ["api_router", "holds_key"]
 
 OFF = "The HTTP API is off: set HUB_API_KEY (in the configuration file: api_key) to turn it on."
 WRONG_KEY = "The API key is missing or wrong: send it as X-API-Key, as Authorization: apikey <key>, or as ?api_key=."
@@ -55,14 +54,7 @@ _responses: dict[int | str, dict[str, Any]] = {
 
 
 def api_router(hub: HubNode, settings: Settings) -> APIRouter:
-    """`/api/<method>`, and the health checks."""
-    router = APIRouter()
-    router.include_router(_methods_router(hub, settings))
-    router.include_router(health_router(hub))
-    return router
-
-
-def _methods_router(hub: HubNode, settings: Settings) -> APIRouter:
+    """`/api/<method>`."""
     router = APIRouter(
         prefix="/api",
         tags=["server API"],
@@ -132,10 +124,15 @@ def _route(keys: tuple[str, ...]) -> type[APIRoute]:
 def _authorize(request: Request, keys: tuple[str, ...]) -> None:
     if not keys:
         raise HTTPException(401, OFF, headers={"WWW-Authenticate": "apikey"})
+    if not holds_key(request, keys):
+        raise HTTPException(401, WRONG_KEY, headers={"WWW-Authenticate": "apikey"})
+
+
+def holds_key(request: Request, keys: tuple[str, ...]) -> bool:
+    """Whether the request has one of the API keys."""
     given = _given_key(request).encode()
     # All are compared, in constant time: how long it takes tells nothing about any of them.
-    if not any([hmac.compare_digest(given, key.encode()) for key in keys]):
-        raise HTTPException(401, WRONG_KEY, headers={"WWW-Authenticate": "apikey"})
+    return any([hmac.compare_digest(given, key.encode()) for key in keys])
 
 
 def _given_key(request: Request) -> str:

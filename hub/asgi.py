@@ -16,6 +16,7 @@ from websockets.http11 import Response
 
 from .errors import Disconnect, Disconnects
 from .protocol import frames
+from .protocol.deflate import pack
 
 if TYPE_CHECKING:
     from .wire import HubProtocol
@@ -144,7 +145,8 @@ class AsgiSession:
 
     async def _send_data(self, message: Event) -> None:
         data = message.get("bytes")
-        self._wire.write(frames.text_frame(message["text"].encode()) if data is None else frames.binary_frame(data))
+        frame = frames.text_frame(message["text"].encode()) if data is None else frames.binary_frame(data)
+        self._wire.write(pack(frame, self._wire.compression))
         while self._wire.congested and self._state == "open":
             self._drained.clear()
             await self._drained.wait()

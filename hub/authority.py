@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 
 from .config import Settings
 from .errors import Disconnects, Ended, Error, Errors, InvalidChannel, Refused
+from .log import Throttled
 from .namespaces import PRIVATE, ChannelOptions, Namespaces
 from .tokens import (
     ConnectionToken,
@@ -28,7 +29,7 @@ from .tokens import (
 )
 from .types import channel_name
 
-__all__ = ["Asker", "Authority", "Grant", "Hooks", "Principal", "RoomRights", "User"]
+__all__ = ["Asker", "Authority", "Grant", "Hooks", "Principal", "RoomRights", "User", "as_python"]
 
 log = logging.getLogger("hub.client")
 
@@ -77,6 +78,8 @@ class RoomRights(NamedTuple):
 
     join: bool
     publish: bool
+    # The channel's options, if what is published must have a certain format.
+    strict: ChannelOptions | None = None
 
 
 class Asker(Protocol):
@@ -118,6 +121,17 @@ class Hooks:
     rpc: dict[str, Callable[[Asker, Any], Awaitable[Any]]] = field(default_factory=dict)
 
 
+def as_python(data: bytes) -> Any:
+    """JSON of a client as the application gets it, None without any.
+
+    Raises Refused, for not all JSON has a value in Python: numbers may be out of range, and lists too deep.
+    """
+    try:
+        return msgspec.json.decode(data) if data else None
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise Refused(Errors.BAD_REQUEST, f"data: {error}") from None
+
+
 class Authority:
     """The rules of one hub."""
 
@@ -130,6 +144,8 @@ class Authority:
         self.namespaces = namespaces
         self.insecure = settings.client_insecure
         self._tokens = TokenVerifier(keys)
+        self.invalid_tokens = Throttled(log, logging.INFO, "%d tokens were refused")
+        self.unverified_tokens = Throttled(log, logging.ERROR, "%d tokens could not be verified")
         anonymous = settings.allow_anonymous_connect_without_token
         self._anonymous = self.insecure or (anonymous if anonymous is not None else not (keys.any or self._static))
         self._personal = settings.subscribe_to_user_personal_channel
@@ -187,9 +203,10 @@ class Authority:
         except TokenExpired:
             raise Refused(Errors.TOKEN_EXPIRED) from None
         except TokenInvalid as error:
-            log.info("a connection token was refused: %s", error)
+            self.invalid_tokens.add(last=f"of a connection, {error}")
             raise Ended(Disconnects.INVALID_TOKEN) from None
         except KeysUnavailable as error:
+            self.unverified_tokens.add(last=str(error))
             raise Refused(Errors.INTERNAL, str(error)) from None
 
     def _admitted(self, principal: Principal) -> Principal:
@@ -252,9 +269,10 @@ class Authority:
         except TokenExpired:
             raise Refused(Errors.TOKEN_EXPIRED) from None
         except TokenInvalid as error:
-            log.info("a subscription token was refused: %s", error)
+            self.invalid_tokens.add(last=f"of a subscription, {error}")
             raise Refused(Errors.PERMISSION_DENIED) from None
         except KeysUnavailable as error:
+            self.unverified_tokens.add(last=str(error))
             raise Refused(Errors.INTERNAL, str(error)) from None
 
     async def _may_subscribe(self, asker: Asker, channel: str, options: ChannelOptions) -> bool:
@@ -295,7 +313,8 @@ class Authority:
             join = join if answer is None else answer
         by_role = options.allow_publish_for_client or options.allow_publish_for_subscriber
         publish = by_role and (trusted or options.allow_publish_for_anonymous)
-        return RoomRights(join, publish and self.hooks.publish is None)
+        strict = options if options.publication_data_format else None
+        return RoomRights(join, publish and self.hooks.publish is None, strict)
 
     # Commands in a channel
 
@@ -313,7 +332,7 @@ class Authority:
     async def ask_publish(self, asker: Asker, channel: str, data: bytes) -> None:
         """By the application's function, and where it returns None by the namespace. Raises Refused."""
         assert self.hooks.publish is not None
-        allowed = await self.hooks.publish(asker, channel, msgspec.json.decode(data))
+        allowed = await self.hooks.publish(asker, channel, as_python(data))
         if allowed is None:
             self.may_publish(asker, channel, self.options(channel))
         else:

@@ -27,8 +27,14 @@ def fresh_epoch() -> str:
 class Listener(Protocol):
     """What a broker tells besides publications. Synchronous."""
 
-    def on_gap(self) -> None:
-        """All channels are heard again after a time in which publications may have been missed."""
+    def on_loss(self) -> None:
+        """Nothing is heard any more; `on_gap` follows when that is over."""
+
+    def on_gap(self, *, moved: bool) -> None:
+        """All channels are heard again after a time in which publications may have been missed.
+
+        `moved`: from another server, or from one with other data; it may lack what was published last before.
+        """
 
     def on_control(self, payload: bytes) -> None:
         """Another worker, or this one, has called `broadcast` or `tell`."""
@@ -42,6 +48,10 @@ class PresenceStore(Protocol):
     away it is remembered, and made true when the broker is back; the futures fail with BrokerUnavailable then, which
     may be ignored.
     """
+
+    @property
+    def entries(self) -> int:
+        """How many this worker has."""
 
     def add(self, channel: str, client: str, user: str, info: bytes, *, announce: bool) -> asyncio.Future[None]:
         """Register a connection; `client` is its id, `info` a ClientInfo as JSON.
@@ -137,6 +147,12 @@ class Broker(Protocol):
 
     def remove_history(self, channel: str) -> asyncio.Future[None]:
         """Forget all publications; the position stays, so that offsets go on."""
+
+    def renew_history(self, channel: str, epoch: str) -> asyncio.Future[None]:
+        """Let the history go on under another epoch (`hub.protocol.stream.renewed`) if `epoch` is the present one.
+
+        Publications and offsets stay. For a history that has lost publications which somebody may rely on.
+        """
 
     def broadcast(self, payload: bytes) -> asyncio.Future[int]:
         """Tell every worker, this one included; how many were told."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
+from .admission import CHANNELS
 from .client import Client, Context
-from .ws import refuse, wire_of
+from .ws import is_ours, refuse, wire_of
 
 __all__ = ["ChannelEndpoint"]
 
@@ -28,13 +29,13 @@ class ChannelEndpoint:
         await context.hub.start()
         await receive()  # websocket.connect
         connection = HTTPConnection(scope)
-        refusal = await context.admission.check(connection, authenticate=False)
+        refusal = await context.admission.check(connection, authenticate=False, paced=is_ours(scope))
         if refusal is not None:
             await refuse(scope, send, refusal)
             return
         wire = wire_of(scope, receive, send, context.settings)
         client = Client(context, wire, connection)
-        context.admission.enter()
+        context.admission.enter(CHANNELS)
         chosen = JSON_SUBPROTOCOL if JSON_SUBPROTOCOL in scope.get("subprotocols", ()) else None
         try:
             await send({"type": "websocket.accept", "subprotocol": chosen})

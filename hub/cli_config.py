@@ -85,7 +85,7 @@ def _token_keys(settings: Settings) -> Iterator[str]:
     if settings.token_ecdsa_public_key:
         yield "ECDSA"
     if settings.token_jwks_public_endpoint:
-        yield f"keys from {settings.token_jwks_public_endpoint}"
+        yield f"keys from {settings.token_jwks_public_endpoint.partition('?')[0]}"  # what follows may be a secret
 
 
 def _anonymous(settings: Settings) -> bool:

@@ -12,21 +12,20 @@ import random
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 from starlette.requests import HTTPConnection
 
-from .admission import Admission
-from .authority import Authority, Principal
-from .clients import Clients
-from .config import Settings
+from .admission import CHANNELS
+from .authority import Principal
+from .clients import Context, Handlers
 from .errors import BrokerUnavailable, Disconnect, Disconnects, Ended, Error, Errors, Refused, Unsubscribe, Unsubscribes
-from .hub import HubCore
-from .protocol.commands import Command, Malformed, parse
+from .protocol.commands import Command, Malformed, Publish, parse
+from .protocol.deflate import pack
 from .protocol.replies import PING, client_info, error_reply, push, reply
 from .protocol.session import Action, State, judge
 from .registry import Writer
@@ -40,32 +39,10 @@ log = logging.getLogger("hub.client")
 
 # Commands of one client that wait or are being answered before its reading pauses.
 BACKLOG = 256
+# Commands of one frame that are handled before the others get their turn; a frame has room for thousands.
+COMMANDS_PER_TURN = 16
 # Seconds that a client whose `connect` was refused has to read why.
 LINGER = 3.0
-
-Handlers: TypeAlias = Mapping[type, Callable[["Client", Command], Coroutine[Any, Any, None] | None]]
-
-
-class Context:
-    """What the protocol clients of a worker share."""
-
-    def __init__(
-        self,
-        hub: HubCore,
-        settings: Settings,
-        authority: Authority,
-        admission: Admission,
-        clients: Clients[Client],
-        handlers: Handlers,
-    ) -> None:
-        self.hub = hub
-        self.handlers = handlers
-        self.settings = settings
-        self.authority = authority
-        self.admission = admission
-        self.clients = clients
-        # Kept from the garbage collector while they run.
-        self.tasks: set[asyncio.Task[Any]] = set()
 
 
 class _Early:
@@ -88,6 +65,7 @@ class Client:
         "_next_ping",
         "_pong_due",
         "_queue",
+        "_resting",
         "_running",
         "client_id",
         "connection",
@@ -135,7 +113,8 @@ class Client:
         self._queue: deque[Command] = deque()
         # Tasks, and replies that wait for Redis.
         self._running: set[asyncio.Future[Any]] = set()
-        self._held = False
+        # Reading is paused; others have their turn.
+        self._held = self._resting = False
         # Loop times; 0 for none.
         self._next_ping = self._pong_due = 0.0
         self.due = 0
@@ -147,9 +126,17 @@ class Client:
     def is_subscribed(self, channel: str) -> bool:
         return channel in self.subs
 
+    @property
+    def extra(self) -> dict[str, str]:
+        """For log lines."""
+        return {"connection": self.client_id, "user": self.user}
+
     # Commands
 
     def on_message(self, payload: bytes, text: bool) -> None:
+        hub = self.context.hub
+        hub.received += 1
+        hub.received_bytes += len(payload)
         try:
             commands = parse(payload, text=text)
         except Malformed:
@@ -164,12 +151,21 @@ class Client:
 
     def _work(self) -> None:
         """Handle what is not held up by something before it."""
-        while self._queue and self.state is not State.CONNECTING and len(self._running) < BACKLOG:
+        left = 0 if self._resting else COMMANDS_PER_TURN
+        while left and self._queue and self.state is not State.CONNECTING and len(self._running) < BACKLOG:
             channel = getattr(self._queue[0].body, "channel", None)
             if channel in self.held or channel in self.opening:
                 break
             self._handle(self._queue.popleft())
+            left -= 1
+        if not left and self._queue and not self._resting:
+            self._resting = True
+            asyncio.get_running_loop().call_soon(self._go_on)
         self._throttle(len(self._queue) + len(self._running) >= BACKLOG)
+
+    def _go_on(self) -> None:
+        self._resting = False
+        self._work()
 
     def _throttle(self, full: bool) -> None:
         if full != self._held and self.state is not State.CLOSED:
@@ -217,15 +213,16 @@ class Client:
             case Ended():
                 self.end(fault.disconnect)
             case BrokerUnavailable():
-                self.context.hub.unsent.add(last=str(fault))
+                hub = self.context.hub
+                (hub.unsent if isinstance(command.body, Publish) else hub.unserved).add(last=str(fault))
                 self.refuse(command, Errors.INTERNAL)
             case _:
-                log.error("unexpected fault in a command of %r", self, exc_info=fault)
+                log.error("unexpected fault in a command of %r", self, exc_info=fault, extra=self.extra)
                 self.refuse(command, Errors.INTERNAL)
 
     def reply(self, command: Command, kind: str, result: msgspec.Struct | None = None) -> None:
         if command.id:
-            self.writer.write(reply(command.id, kind, result))
+            self.writer.write(pack(reply(command.id, kind, result), self.writer.compression))
 
     def await_reply(self, command: Command, kind: str, future: asyncio.Future[Any]) -> None:
         """Reply without a task once `future` is done; what waits for it counts as being answered."""
@@ -235,6 +232,8 @@ class Client:
     def _answered(self, command: Command, kind: str, future: asyncio.Future[Any]) -> None:
         self._done(future)
         if self.state is State.CLOSED:
+            if not future.cancelled():
+                future.exception()  # else asyncio logs that nobody has looked at it
             return
         fault = future.exception()
         if fault is None:
@@ -248,6 +247,7 @@ class Client:
             return
         if command.id:
             self.writer.write(error_reply(command.id, error))
+            self.context.refusals[error.code] += 1
         if self.state is State.CONNECTING:
             self.state = State.REFUSED
             self._leave()
@@ -269,9 +269,10 @@ class Client:
         early = self.wire
         assert isinstance(early, _Early)
         self.state = State.OPEN
+        log.debug("client connected", extra=self.extra)
         if not (self.refreshes and self.context.authority.hooks.authenticate):
             self.connection = None
-        self.writer.write(answer)
+        self.writer.write(pack(answer, self.writer.compression))
         self.wire = self.writer
         if early.frames:
             self.writer.write(b"".join(early.frames))
@@ -295,7 +296,8 @@ class Client:
             if isinstance(work, asyncio.Task):  # what Redis was sent is done
                 work.cancel()
         self._leave()
-        context.admission.leave()
+        context.admission.leave(CHANNELS, code)
+        log.debug("client gone: %d %s", code, reason, extra=self.extra)
         if context.authority.hooks.disconnect is not None and was_open:
             task = asyncio.create_task(self._call_disconnect(code, reason), name="hub on_disconnect")
             context.tasks.add(task)
@@ -317,7 +319,7 @@ class Client:
         try:
             await hook(self, code, reason)
         except Exception:
-            log.exception("unexpected fault in the application's on_disconnect")
+            log.exception("unexpected fault in the application's on_disconnect", extra=self.extra)
 
     def send(self, data: Any) -> None:
         """A message to this client alone, outside of all channels; `data` is what JSON can say."""

@@ -1,11 +1,25 @@
-"""The protocol clients of this worker, by user."""
+"""The protocol clients of this worker, by user, and what they share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Generic, Protocol, TypeVar
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
-__all__ = ["Clients"]
+from .admission import Admission
+from .authority import Authority
+from .config import Settings
+from .hub import HubCore
+from .protocol.commands import Command
+
+if TYPE_CHECKING:
+    from .client import Client
+
+__all__ = ["Clients", "Context", "Handlers"]
+
+# What handles a command, by the class of its body; a coroutine becomes a task of the client.
+Handlers: TypeAlias = Mapping[type, Callable[["Client", Command], Coroutine[Any, Any, None] | None]]
 
 
 class _Client(Protocol):
@@ -55,3 +69,27 @@ class Clients(Generic[C]):
     def __iter__(self) -> Iterator[C]:
         for own in tuple(self._users.values()):
             yield from tuple(own.values())
+
+
+class Context:
+    """What the protocol clients of a worker share."""
+
+    def __init__(
+        self,
+        hub: HubCore,
+        settings: Settings,
+        authority: Authority,
+        admission: Admission,
+        clients: Clients[Client],
+        handlers: Handlers,
+    ) -> None:
+        self.hub = hub
+        self.handlers = handlers
+        self.settings = settings
+        self.authority = authority
+        self.admission = admission
+        self.clients = clients
+        # Commands that were refused, by the code of the error.
+        self.refusals: Counter[int] = Counter()
+        # Kept from the garbage collector while they run.
+        self.tasks: set[asyncio.Task[Any]] = set()

@@ -24,6 +24,8 @@ __all__ = ["Settings", "SlowPolicy", "WireOptions"]
 
 SlowPolicy = Literal["disconnect", "drop_oldest", "keep_latest"]
 
+_REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
+
 # One or several texts; in the environment separated by commas.
 _Texts = Annotated[tuple[str, ...], NoDecode]
 
@@ -40,6 +42,8 @@ class WireOptions:
     slow_policy: SlowPolicy = "disconnect"
     slow_budget: int = 1048576
     slow_timeout: float = 10.0
+    connect_rate: float = 0.0
+    compression: bool = False
     drain: float = 5.0
 
 
@@ -60,16 +64,26 @@ class Settings(BaseSettings):
         description="Proxies whose X-Forwarded-* headers are believed; comma-separated, * for all.",
     )
     drain: float = Field(5.0, ge=0, le=3600, description="Seconds over which SIGTERM spreads the closes.")
+    drain_notice: float = Field(
+        0.0, ge=0, le=3600, description="Seconds before that in which only /health/ready says that the end is near."
+    )
 
-    # Logging
+    # Logging and watching
     log_format: Literal["text", "json"] = Field("text", description="Shape of log lines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+    metrics: Literal["private", "public", "off"] = Field(
+        "private", description="Who may read /metrics; private: who has an API key or is on the same machine."
+    )
+    watchdog: float = Field(
+        1.0, ge=0, description="The stack of an event loop that stands still for this long is logged; 0 never."
+    )
 
     # Redis
     redis_url: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("HUB_REDIS_URL", "redis_url", "REDIS_URL"),
-        description="redis://, rediss:// or unix:// URL; without one the hub starts a server of its own.",
+        description="redis://, rediss://, unix:// or redis+sentinel:// URL; without one the hub starts a server of its "
+        "own.",
     )
     redis_timeout: float = Field(3.0, gt=0, le=60, description="Silence of Redis that counts as an outage.")
     publish_timeout: float = Field(2.0, gt=0, le=60, description="Longest wait for Redis to take a publication.")
@@ -118,6 +132,9 @@ class Settings(BaseSettings):
     message_rate: float = Field(0.0, ge=0, description="Messages a second from one connection; 0 is unlimited.")
     message_burst: int = Field(0, ge=0, description="Messages that may come at once; 0 is twice the rate.")
     max_connections: int = Field(0, ge=0, description="WebSocket connections of one worker; 0 is unlimited.")
+    connect_rate: float = Field(
+        0.0, ge=0, description="New WebSockets a second of one worker, the others get HTTP 503; 0 is unlimited."
+    )
 
     # Connections
     ping_interval: float = Field(25.0, gt=0, description="A silent connection is pinged after this long.")
@@ -126,6 +143,7 @@ class Settings(BaseSettings):
     slow_policy: SlowPolicy = Field("disconnect", description="What happens to a client that reads too slowly.")
     slow_budget: int = Field(1048576, ge=1024, description="Bytes kept for such a client.")
     slow_timeout: float = Field(10.0, gt=0, description="A client that takes nothing for this long is dropped.")
+    compression: bool = Field(False, description="Messages may be compressed (permessage-deflate).")
 
     config: Path | None = Field(None, description="TOML file with any of these settings.")
 
@@ -149,8 +167,8 @@ class Settings(BaseSettings):
     def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
-        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("a Redis URL begins with redis://, rediss:// or unix://")
+        if not value.get_secret_value().startswith(_REDIS_SCHEMES):
+            raise ValueError(f"a Redis URL begins with {', '.join(_REDIS_SCHEMES[:-1])} or {_REDIS_SCHEMES[-1]}")
         return value
 
     @model_validator(mode="after")

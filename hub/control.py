@@ -12,10 +12,10 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from . import __version__
 from .authority import Authority
@@ -76,7 +76,8 @@ class _Unsubscribe(_Targeted, tag="unsubscribe", kw_only=True):
 
 
 class _Disconnect(_Targeted, tag="disconnect", kw_only=True):
-    code: int
+    # What a close frame can say.
+    code: Annotated[int, Meta(ge=1000, le=4999)]
     reason: str
     whitelist: tuple[str, ...] = ()
 
@@ -263,7 +264,7 @@ class HubNode(HubCore):
                     try:
                         self._act(client, order)
                     except Exception:  # the user's other connections are not spared
-                        log.exception("unexpected fault while %r was told what to do", client)
+                        log.exception("unexpected fault while %r was told what to do", client, extra=client.extra)
             case _Forget():
                 self.streams.forget(order.channel)
             case _Survey():
@@ -298,7 +299,8 @@ class HubNode(HubCore):
 
     def _not_subscribed(self, client: Client, channel: str, fault: Exception) -> None:
         unexpected = None if isinstance(fault, HubError) else fault
-        log.warning("%r could not be subscribed to %r: %s", client, channel, fault, exc_info=unexpected)
+        text = "%r could not be subscribed to %r: %s"
+        log.warning(text, client, channel, fault, exc_info=unexpected, extra=client.extra)
 
     def _refresh(self, client: Client, order: _Refresh) -> None:
         if order.expired:

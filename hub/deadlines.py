@@ -7,6 +7,8 @@ import logging
 import math
 from typing import Protocol
 
+from .log import extra_of
+
 __all__ = ["Deadlines", "Timed"]
 
 log = logging.getLogger("hub.wire")
@@ -79,4 +81,4 @@ class Deadlines:
         try:
             item.on_due()
         except Exception:
-            log.exception("unexpected fault at the deadline of %r", item)
+            log.exception("unexpected fault at the deadline of %r", item, extra=extra_of(item))

@@ -22,10 +22,15 @@ from .channel_ws import ChannelEndpoint
 from .client import Context
 from .config import Settings
 from .control import HubNode
+from .exposition import metrics_router
 from .handlers import HANDLERS
+from .health import health_router
 from .log import redact_tokens
 from .memory import MemoryBroker
+from .metrics import HubCollector, Vitals, render
 from .pubsub import RedisBroker
+from .siblings import Siblings
+from .watchdog import Watchdog
 from .wire_server import OPTIONS_STATE
 from .ws import EchoEndpoint, RawEndpoint
 
@@ -75,6 +80,9 @@ class Hub(HubNode):
             authority=Authority(self.settings, namespaces),
         )
         self._admission = Admission(self.settings)
+        self._watchdog = Watchdog(self.settings.watchdog)
+        # The workers of the same `hub serve`; None elsewhere.
+        self.siblings: Siblings | None = None
 
     def authenticate(self, authenticator: Authenticator) -> Authenticator:
         """Decorator: who may connect. Called with the connection and its token (None without one).
@@ -125,6 +133,23 @@ class Hub(HubNode):
     def _context(self) -> Context:
         return Context(self, self.settings, self.authority, self._admission, self.clients, HANDLERS)
 
+    @property
+    def _vitals(self) -> Vitals:
+        return Vitals(self, self._admission, self._watchdog, self._context.refusals)
+
+    @cached_property
+    def collector(self) -> HubCollector:
+        """This worker's metrics, for an application that has a registry of its own: `REGISTRY.register(hub.collector)`.
+
+        For the application's only worker, or with prometheus-client's multiprocess mode off: the numbers are of this
+        process. `/metrics` of the hub needs no registry.
+        """
+        return HubCollector(self._vitals)
+
+    async def metrics(self, worker: str) -> bytes:
+        """This worker's metrics in Prometheus' text format, each with the label `worker`."""
+        return await render(self._vitals, worker)
+
     @cached_property
     def router(self) -> APIRouter:
         """Everything the hub serves. Including it starts and stops the hub with the application.
@@ -142,6 +167,8 @@ class Hub(HubNode):
             WebSocketRoute("/connection/websocket", ChannelEndpoint(self._context), name="hub_channels"),
         ]
         router.include_router(api_router(self, self.settings))
+        router.include_router(health_router(self, lambda: self.siblings))
+        router.include_router(metrics_router(self._vitals, self.settings, lambda: self.siblings))
         return router
 
     @asynccontextmanager
@@ -156,6 +183,11 @@ class Hub(HubNode):
         if not self.broker.shared and self._loop is None and multiprocessing.parent_process() is not None:
             log.warning("REDIS_URL is not set: if there are other workers, their clients will not hear each other")
         await super().start()
+        self._watchdog.start()
+
+    async def stop(self) -> None:
+        self._watchdog.stop()
+        await super().stop()
 
 
 def _broker(settings: Settings, redis: str | aioredis.Redis | None) -> Broker:

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Raw
 
 from . import __version__
-from .authority import Grant
+from .authority import Grant, as_python
 from .client import Client
 from .errors import Disconnects, Ended, Errors, Refused
 from .protocol import commands as c
@@ -141,7 +141,7 @@ async def _open(
         done(result)
         client.add(channel, subscription, announce=announce)
 
-    await subscribe(context.hub, client, channel, planned, grant, begun)
+    await subscribe(context.hub, client, channel, planned, grant, begun, compression=client.writer.compression)
 
 
 def subscribe_by_server(
@@ -231,7 +231,7 @@ async def _presence(client: Client, command: Command) -> None:
     channel = _named(command.body.channel)  # type: ignore[union-attr]
     client.context.authority.presence(client, channel)
     await _registered(client, channel)
-    present = await client.context.hub.broker.presence.read(channel)
+    present = await client.context.hub.presence_infos(channel)
     client.reply(command, "presence", PresenceResult({key: Raw(info) for key, info in present.items()}))
 
 
@@ -271,7 +271,7 @@ async def _rpc(client: Client, command: Command) -> None:
         raise Refused(Errors.NOT_AVAILABLE)
     if body.method not in handlers:
         raise Refused(Errors.METHOD_NOT_FOUND)
-    answer = await handlers[body.method](client, msgspec.json.decode(body.data) if body.data else None)
+    answer = await handlers[body.method](client, as_python(bytes(body.data)))
     client.reply(command, "rpc", RpcResult(Raw(msgspec.json.encode(answer))))
 
 

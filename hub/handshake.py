@@ -1,20 +1,26 @@
-"""The opening handshake (RFC 6455 §4.2), on the sans-I/O API of websockets."""
+"""The opening handshake (RFC 6455 §4.2, RFC 7692 §7), on the sans-I/O API of websockets."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from uvicorn.config import Config
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from websockets.datastructures import Headers
+from websockets.exceptions import NegotiationError
+from websockets.extensions import Extension, ServerExtensionFactory
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
+from websockets.typing import ExtensionName, ExtensionParameter
 
-__all__ = ["answer", "http_response", "websocket_scope"]
+from .protocol import deflate
+
+__all__ = ["Answer", "answer", "http_response", "websocket_scope"]
 
 
 # At DEBUG websockets logs request lines, and tokens travel in them.
@@ -22,17 +28,56 @@ _log = logging.getLogger("hub.handshake")
 _log.setLevel(logging.INFO)
 
 
-def answer(data: bytes, config: Config) -> tuple[Request | None, Response]:
-    """The request in `data` and the response to it: 101 with uvicorn's own headers, or a refusal with its reason."""
-    protocol = ServerProtocol(logger=_log)
+class _Deflate(Extension):
+    """What was agreed on."""
+
+    name = ExtensionName(deflate.NAME)
+
+    def __init__(self, bits: int) -> None:
+        self.bits = bits
+
+
+class _DeflateOffers(ServerExtensionFactory):
+    """Takes the first offer that can be met; a client lists them as it prefers them."""
+
+    name = ExtensionName(deflate.NAME)
+
+    def process_request_params(
+        self, params: Sequence[ExtensionParameter], accepted_extensions: Sequence[Extension]
+    ) -> tuple[list[ExtensionParameter], Extension]:
+        agreed = None if accepted_extensions else deflate.agree(params)
+        if agreed is None:
+            raise NegotiationError("the offer is not valid, cannot be met, or another one was taken")
+        parameters, bits = agreed
+        return list(parameters), _Deflate(bits)
+
+
+_OFFERS = (_DeflateOffers(),)
+
+
+class Answer(NamedTuple):
+    """To a handshake."""
+
+    # None if it is malformed.
+    request: Request | None
+    # 101 with uvicorn's own headers, or a refusal with its reason.
+    response: Response
+    # Bits of the window with which messages may be compressed, 0 if they may not.
+    compression: int = 0
+
+
+def answer(data: bytes, config: Config, *, compression: bool = False) -> Answer:
+    """Answer the request in `data`; compression may be agreed on or not."""
+    protocol = ServerProtocol(logger=_log, extensions=_OFFERS if compression else None)
     protocol.receive_data(data)
     events = protocol.events_received()
     if not events or not isinstance(events[0], Request):
-        return None, Response(400, "Bad Request", Headers(), b"The WebSocket handshake is malformed.\n")
+        return Answer(None, Response(400, "Bad Request", Headers(), b"The WebSocket handshake is malformed.\n"))
     response = protocol.accept(events[0])
     for name, value in config.encoded_headers:
         response.headers[name.decode("latin-1")] = value.decode("latin-1")
-    return events[0], response
+    agreed = protocol.extensions
+    return Answer(events[0], response, agreed[0].bits if agreed and isinstance(agreed[0], _Deflate) else 0)
 
 
 def http_response(status: int, headers: Headers, body: bytes) -> bytes:

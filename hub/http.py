@@ -19,7 +19,7 @@ from .handshake import http_response
 from .log import Throttled
 from .wire_server import wire_server
 
-__all__ = ["HubHttpProtocol"]
+__all__ = ["HubHttpProtocol", "refused_requests"]
 
 log = logging.getLogger("hub.http")
 
@@ -30,10 +30,15 @@ MAX_HEAD_SIZE = 65536
 # Requests that wait for the answer to one before them. Hardly any client sends a second one so early.
 MAX_PIPELINED = 16
 # Seconds in which a refused client may stop sending and read the answer.
-LINGER = 1.0
+LINGER = 3.0
 
 _invalid = Throttled(log, logging.WARNING, "%d requests refused because they are not HTTP")
 _slow = Throttled(log, logging.WARNING, "%d requests cut off because they did not come to their end in time")
+
+
+def refused_requests() -> dict[str, int]:
+    """In this process, by cause."""
+    return {"invalid": _invalid.total, "slow": _slow.total}
 
 
 class HubHttpProtocol(HttpToolsProtocol):
@@ -54,6 +59,9 @@ class HubHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self._wire_server.capacity.is_exhausted(len(self.connections)):
+            transport.abort()
+            return
         self._wire_server.deadlines.set(self, self._wire_server.options.handshake_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:

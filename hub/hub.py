@@ -19,8 +19,9 @@ from .log import Throttled
 from .namespaces import ChannelOptions, Namespaces
 from .protocol import envelope
 from .protocol.forms import RAW, Event, Form
+from .protocol.replies import read_client_info
 from .registry import Channel, Registry, Subscriber
-from .streams import Streams, publications_of
+from .streams import Streams
 from .types import (
     ClientInfo,
     DataKind,
@@ -79,9 +80,18 @@ class HubCore:
         self._dirty: list[Channel] = []
         # None while stopped.
         self._loop: asyncio.AbstractEventLoop | None = None
+        # Whether the process is about to end: it serves, but nobody new is to be sent to it.
+        self.leaving = False
         self._starting = asyncio.Lock()
+        # For `hub.metrics`, each with its bytes: messages of clients, publications for the relay, messages written
+        # to clients. Then the events of which these were made, and those that a fault kept from a channel's clients.
+        self.received = self.received_bytes = 0
+        self.taken = self.taken_bytes = 0
+        self.deliveries = self.delivered_bytes = 0
+        self.delivered_events = self.failed_events = 0
         self.malformed = Throttled(log, logging.ERROR, "%d messages on the hub's Redis channels are not the hub's")
-        self.unsent = Throttled(log, logging.ERROR, "%d publications of clients could not be relayed")
+        self.unsent = Throttled(log, logging.ERROR, "%d publications could not be relayed")
+        self.unserved = Throttled(log, logging.ERROR, "%d commands of clients failed because Redis did not answer")
 
     def __repr__(self) -> str:
         state = "stopped" if self._loop is None else "ready" if self.ready else "not ready"
@@ -92,8 +102,8 @@ class HubCore:
 
     @property
     def ready(self) -> bool:
-        """Whether what is published now is expected to arrive; see `Broker.ready`."""
-        return self._loop is not None and self.broker.ready
+        """Whether what is published now is expected to arrive (`Broker.ready`), and will be for a while."""
+        return self._loop is not None and self.broker.ready and not self.leaving
 
     async def start(self) -> None:
         """Start relaying; does nothing if it is running in this event loop."""
@@ -157,23 +167,27 @@ class HubCore:
         if delta:
             publication = replace(publication, delta=True)
         kept = not skip_history and self.namespaces.of_room(channel).history is not None
-        if kept or idempotency_key or version:
-            return await self.append(
-                channel_name(channel),
-                publication,
-                idempotency_key=idempotency_key,
-                version=version,
-                version_epoch=version_epoch,
-                skip_history=skip_history,
-            )
-        await self.broker.publish(channel_name(channel), envelope.encode(self._sized(publication)))
+        try:
+            if kept or idempotency_key or version:
+                return await self.append(
+                    channel_name(channel),
+                    publication,
+                    idempotency_key=idempotency_key,
+                    version=version,
+                    version_epoch=version_epoch,
+                    skip_history=skip_history,
+                )
+            await self.broker.publish(channel_name(channel), envelope.encode(self._take(publication)))
+        except BrokerUnavailable as error:
+            self.unsent.add(last=str(error))
+            raise
         return PublishResult()
 
     def send(self, channel: str, publication: Publication) -> asyncio.Future[Any]:
         """Publish without waiting, for callers that keep an order. Raises MessageTooBig."""
         if self.namespaces.of_room(channel).history is not None:
             return self.append(channel, publication)
-        return self.broker.publish(channel, envelope.encode(self._sized(publication)))
+        return self.broker.publish(channel, envelope.encode(self._take(publication)))
 
     def append(
         self,
@@ -191,19 +205,22 @@ class HubCore:
             publication = replace(publication, delta=True)
         return self.broker.append(
             channel,
-            envelope.encode(self._sized(publication)),
+            envelope.encode(self._take(publication)),
             history=None if skip_history else options.history,
             idempotency_key=idempotency_key,
             version=version,
             version_epoch=version_epoch,
         )
 
-    def _sized(self, publication: Publication) -> Publication:
-        if len(publication.data) > self._max_message_size:
+    def _take(self, publication: Publication) -> Publication:
+        """Count it, if it is not too big."""
+        size = len(publication.data)
+        if size > self._max_message_size:
             raise MessageTooBig(
-                f"the message has {len(publication.data)} bytes, allowed are {self._max_message_size} "
-                "(HUB_MAX_MESSAGE_SIZE)"
+                f"the message has {size} bytes, allowed are {self._max_message_size} (HUB_MAX_MESSAGE_SIZE)"
             )
+        self.taken += 1
+        self.taken_bytes += size
         return publication
 
     # Subscribing
@@ -301,13 +318,21 @@ class HubCore:
         )
         if since is not None and since.epoch not in ("", page.position.epoch):
             raise Refused(Errors.UNRECOVERABLE_POSITION)
-        return History(publications_of(page), page.position)
+        return History(self.streams.publications(channel, page), page.position)
 
     async def presence(self, channel: str) -> dict[str, ClientInfo]:
         """Who is in `channel`, by the id of the connection. Raises Refused (108), BrokerUnavailable."""
         self._require_presence(channel)
         await self.start()
-        return {key: _client_info(info) for key, info in (await self.broker.presence.read(channel)).items()}
+        return {key: read_client_info(info) for key, info in (await self.presence_infos(channel)).items()}
+
+    async def presence_infos(self, channel: str) -> dict[str, bytes]:
+        """The same as JSON, without asking whether there is presence; what is not the hub's is counted and left out."""
+        found = await self.broker.presence.read(channel)
+        known = {key: info for key, info in found.items() if envelope.is_json_object(info)}
+        if len(known) < len(found):
+            self.malformed.add(len(found) - len(known), last=f"presence in {channel!r}")
+        return known
 
     async def presence_stats(self, channel: str) -> PresenceStats:
         """How many connections and users are in `channel`. Raises Refused (108), BrokerUnavailable."""
@@ -332,16 +357,20 @@ class HubCore:
         try:
             event = envelope.decode(payload)
         except ValueError:
-            self.malformed.add()
+            self.malformed.add(last=repr(name))
             return
         if isinstance(event, Publication) and event.offset:
             self.streams.arrive(channel, event)
         else:
             self._emit(channel, event)
 
-    def on_gap(self) -> None:
+    def on_loss(self) -> None:
+        """Called by the broker when it hears nothing any more."""
+        self.streams.doubt_all()
+
+    def on_gap(self, *, moved: bool = False) -> None:
         """Called by the broker when it hears again: what was missed is read from the histories."""
-        self.streams.heal_all()
+        self.streams.heal_all(moved=moved)
 
     def on_control(self, payload: bytes) -> None:
         """Called by the broker for what workers tell each other; see `hub.control`."""
@@ -363,8 +392,12 @@ class HubCore:
         if not events:
             return  # somebody who joined in this tick had it written already
         try:
-            _fan_out(channel, events)
+            messages, size = _fan_out(channel, events)
+            self.deliveries += messages
+            self.delivered_bytes += size
+            self.delivered_events += len(events)
         except Exception:
+            self.failed_events += len(events)
             log.exception("unexpected fault while writing to the clients of %r", channel)
 
 
@@ -376,39 +409,36 @@ def _require_welcome(options: ChannelOptions | None, publication: Publication) -
         raise Refused(Errors.BAD_REQUEST, complaint)
 
 
-_decode_info = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-
-
-def _client_info(info: bytes) -> ClientInfo:
-    found = _decode_info(info)
-    return ClientInfo(
-        user=msgspec.json.decode(found["user"]),
-        client=msgspec.json.decode(found["client"]),
-        conn_info=bytes(found.get("conn_info", b"")),
-        chan_info=bytes(found.get("chan_info", b"")),
-    )
-
-
-def _fan_out(channel: Channel, events: list[Event]) -> None:
+def _fan_out(channel: Channel, events: list[Event]) -> tuple[int, int]:
+    """How many messages were written, and their bytes."""
     excluded = {event.exclude for event in events if isinstance(event, Publication) and event.exclude}
+    messages = size = 0
     for form, subscribers in channel.groups.items():
         frames = form.frames(channel.name, events, channel.last)
         joined = frames[0] if len(frames) == 1 else b"".join(frames)
+        messages += (len(frames) - frames.count(b"")) * len(subscribers)
+        size += len(joined) * len(subscribers)
         if excluded:
-            _write_others(subscribers, excluded, joined, list(zip(events, frames, strict=True)))
+            kept, saved = _write_others(subscribers, excluded, joined, list(zip(events, frames, strict=True)))
+            messages, size = messages - kept, size - saved
         elif joined:
             for subscriber in subscribers:
                 subscriber.wire.write(joined)
     channel.advance(events)
+    return messages, size
 
 
 def _write_others(
     subscribers: Iterable[Subscriber], excluded: set[bytes], joined: bytes, framed: list[tuple[Event, bytes]]
-) -> None:
-    """To each subscriber what does not exclude it."""
+) -> tuple[int, int]:
+    """To each subscriber what does not exclude it; how many messages were kept from one, and their bytes."""
+    kept = saved = 0
     for subscriber in subscribers:
         chunk = joined
         if subscriber.id in excluded:
+            own = [frame for event, frame in framed if frame and getattr(event, "exclude", b"") == subscriber.id]
+            kept, saved = kept + len(own), saved + sum(map(len, own))
             chunk = b"".join([frame for event, frame in framed if getattr(event, "exclude", b"") != subscriber.id])
         if chunk:
             subscriber.wire.write(chunk)
+    return kept, saved

@@ -11,10 +11,12 @@ later: clients choose the key that a token names, so they must not decide how of
 from __future__ import annotations
 
 import asyncio
+import io
+import socket
 import time
 import urllib.request
 from collections.abc import Callable
-from http.client import HTTPMessage, HTTPResponse
+from http.client import HTTPConnection, HTTPMessage, HTTPResponse
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -27,8 +29,9 @@ from .keys import CURVES, RSA, Key, require_cryptography
 
 __all__ = ["KeySet", "KeysUnavailable"]
 
-# Real sets have a few kilobytes.
+# Real sets have a few kilobytes, and a handful of keys.
 MAX_SIZE = 256 * 1024
+MAX_KEYS = 100
 TIMEOUT = 5.0
 COOLDOWN = 10.0
 LIFETIME = 300.0
@@ -51,9 +54,7 @@ class KeySet:
 
     def __init__(self, url: str, setting: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         require_cryptography(setting)
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"{setting} is not an http:// or https:// URL")
+        _check(url, setting)
         self._url = url
         self._clock = clock
         # As of the last fetch that succeeded.
@@ -100,6 +101,18 @@ class KeySet:
             self._ended = self._clock()
 
 
+def _check(url: str, setting: str) -> None:
+    """Raises ConfigError. Its words do not cite the URL, which may have a secret in it."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # `http://[` is no address
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"{setting} is not an http:// or https:// URL")
+    if parts.username is not None:
+        raise ConfigError(f"{setting} has a user in its URL; keys are public and fetched without one")
+
+
 # In the thread
 
 
@@ -112,21 +125,65 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
+class _Timely(io.RawIOBase):
+    """What a socket brings within `TIMEOUT` in all; its own timeout is for each read alone, and never ends a drip."""
+
+    def __init__(self, connection: socket.socket, stream: io.RawIOBase) -> None:
+        self._connection, self._stream = connection, stream
+        self._deadline = time.monotonic() + TIMEOUT
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"it took longer than {TIMEOUT:g} seconds")
+        self._connection.settimeout(left)
+        return self._stream.readinto(buffer)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp = io.BufferedReader(_Timely(sock, self.fp.detach()))
+
+
+class _TimelyHandler(urllib.request.AbstractHTTPHandler):
+    def do_open(self, http_class: Any, req: urllib.request.Request, **arguments: Any) -> HTTPResponse:
+        def connect(host: str, **options: Any) -> HTTPConnection:
+            connection: HTTPConnection = http_class(host, **options)
+            connection.response_class = _Response
+            return connection
+
+        return super().do_open(connect, req, **arguments)
+
+
+class _Http(_TimelyHandler, urllib.request.HTTPHandler):
+    pass
+
+
+class _Https(_TimelyHandler, urllib.request.HTTPSHandler):
+    pass
+
+
 def _fetch(url: str) -> list[Key]:
     request = urllib.request.Request(url, headers={"Accept": "application/json"})
-    with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT) as response:
+    with urllib.request.build_opener(_NoRedirects, _Http, _Https).open(request, timeout=TIMEOUT) as response:
         return parse(_body(response))
 
 
 def _body(response: HTTPResponse) -> bytes:
-    """What the endpoint sends, under a limit in bytes and in time: a socket's timeout is for each read alone."""
-    body, deadline = bytearray(), time.monotonic() + TIMEOUT
+    """What the endpoint sends, within a limit."""
+    body = bytearray()
     while chunk := response.read1(65536):
         body += chunk
         if len(body) > MAX_SIZE:
             raise ValueError(f"it is larger than {MAX_SIZE} bytes")
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"it took longer than {TIMEOUT:g} seconds")
     return bytes(body)
 
 
@@ -148,6 +205,8 @@ def parse(body: bytes) -> list[Key]:
         members = msgspec.json.decode(body, type=_Set).keys
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ValueError(f"it is no key set: {error}") from None
+    if len(members) > MAX_KEYS:
+        raise ValueError(f"it has {len(members)} keys, allowed are {MAX_KEYS}")
     keys = [key for member in members if (key := _key(member)) is not None]
     if not keys:
         raise ValueError("it has no key that can verify tokens")

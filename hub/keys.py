@@ -6,7 +6,7 @@ read: an RSA public key is no HMAC secret (RFC 8725 §2.1), and `none` is no alg
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jwt.algorithms import get_default_algorithms, has_crypto
@@ -30,7 +30,7 @@ class Key:
     """One key; `material` is what PyJWT's algorithms take, `kid` its name in a key set or ""."""
 
     algorithms: tuple[str, ...]
-    material: Any
+    material: Any = field(repr=False)
     kid: str = ""
 
     def verifies(self, algorithm: str, signed: bytes, signature: bytes) -> bool:

@@ -1,4 +1,9 @@
-"""Log lines: as text or JSON, without secrets, and no more than one a minute of a kind that repeats."""
+"""Log lines: as text or JSON, without secrets, and no more than one a minute of a kind that repeats.
+
+An event is one line (in text, a traceback follows it). A line about one connection has its id as the field
+`connection`, for protocol clients the one that they know; `user` is whose it is. Connections that come and go are
+at the level `debug`: ten thousand that come back are not ten thousand lines, but a number in the metrics.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +12,10 @@ import logging
 import re
 import sys
 import time
+from datetime import UTC, datetime
 from typing import Any, Literal
 
-__all__ = ["RedactQuery", "Throttled", "configure", "redact_tokens"]
+__all__ = ["RedactQuery", "Throttled", "configure", "extra_of", "redact_tokens"]
 
 _SECRET_PARAMETER = re.compile(r"(?i)\b(token|access_token|api_key|key)=(?!…)[^&\s\"']+")
 
@@ -63,14 +69,34 @@ class Throttled:
             self._since, self._next = 0, now + 60
 
 
+# What a line says besides its message, given as `extra`.
+FIELDS = ("connection", "user")
+
+
+def extra_of(connection: object) -> dict[str, str] | None:
+    """What log lines say of a connection: its `extra`, if it has one."""
+    return getattr(connection, "extra", None)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, str]:
+    return {name: value for name in FIELDS if (value := getattr(record, name, ""))}
+
+
+class _TextFormatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        fields = "".join(f" {name}={value!r}" for name, value in _fields(record).items())
+        return super().formatMessage(record) + fields
+
+
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "pid": record.process,
             "message": record.getMessage(),
+            **_fields(record),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -80,7 +106,7 @@ class _JsonFormatter(logging.Formatter):
 def configure(style: Literal["text", "json"], level: str) -> None:
     """Set up the root logger of a `hub serve` process."""
     handler = logging.StreamHandler(sys.stderr)
-    text = logging.Formatter("%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s")
+    text = _TextFormatter("%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s")
     handler.setFormatter(_JsonFormatter() if style == "json" else text)
     handler.addFilter(_redaction)
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)

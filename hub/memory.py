@@ -116,6 +116,12 @@ class MemoryBroker:
         self._history.remove(channel)
         return _answer(None)
 
+    def renew_history(self, channel: str, epoch: str) -> asyncio.Future[None]:
+        if self._deliver is None:
+            return _refused("not renewed: the broker is stopped")
+        self._history.renew(channel, epoch)
+        return _answer(None)
+
     # Workers: there is one
 
     def broadcast(self, payload: bytes) -> asyncio.Future[int]:

@@ -11,6 +11,7 @@ from heapq import heappop, heappush, heapreplace
 from itertools import islice
 
 from .broker import IDEMPOTENCY_TTL, fresh_epoch
+from .protocol.stream import renewed
 from .types import HistoryOptions, HistoryPage, PublishResult, StreamPosition
 
 __all__ = ["MAX_CHANNELS", "MemoryHistory"]
@@ -62,6 +63,12 @@ class MemoryHistory:
         """Forget the publications; the position stays."""
         if channel in self._streams:
             self._streams[channel].entries.clear()
+
+    def renew(self, channel: str, epoch: str) -> None:
+        """Go on under another epoch, if this is the present one."""
+        stream = self._streams.get(channel)
+        if stream is not None and stream.epoch == epoch:
+            stream.epoch = renewed(epoch, fresh_epoch())
 
     def first_result(self, now: float, channel: str, key: str) -> PublishResult | None:
         """What `remember` was told for this idempotency key."""

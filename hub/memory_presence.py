@@ -36,6 +36,10 @@ class MemoryPresence:
     def __repr__(self) -> str:
         return f"<MemoryPresence {sum(map(len, self._channels.values()))} entries, {len(self._channels)} channels>"
 
+    @property
+    def entries(self) -> int:
+        return sum(map(len, self._channels.values()))
+
     def start(self) -> None:
         """Begin with nobody."""
         self._started = True

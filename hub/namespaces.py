@@ -30,7 +30,7 @@ def _seconds(value: Any) -> Any:
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
 
 
 class ChannelOptions(BaseModel):
@@ -167,7 +167,7 @@ class Namespaces:
         name = namespace_of(channel)
         options = self.named.get(name) if name else self.without
         pattern = self._patterns.get(name)
-        if pattern is not None and not pattern.search(channel.rpartition(f"{name}:")[2] if name else channel):
+        if pattern is not None and not pattern.search(channel.partition(":")[2] if name else channel):
             return None
         return options
 

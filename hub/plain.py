@@ -13,20 +13,32 @@ from typing import Any
 
 from .config import WireOptions
 from .errors import Disconnect, Disconnects
-from .log import Throttled
+from .log import Throttled, extra_of
 from .protocol.backlog import Backlog
 from .protocol.frames import Opcode, split
-from .wire import Handler
+from .wire_contract import Handler
 
-__all__ = ["PlainWire"]
+__all__ = ["PlainWire", "dropped_messages", "open_wires"]
 
 log = logging.getLogger("hub.wire")
 
 _slow = Throttled(log, logging.WARNING, "%d clients disconnected because they read too slowly")
 _dropped = Throttled(log, logging.WARNING, "%d messages dropped for clients that read too slowly")
+# From `serve` or `serve_writes` to their ends.
+_open: set[PlainWire] = set()
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+def open_wires() -> list[PlainWire]:
+    """All of this process."""
+    return list(_open)
+
+
+def dropped_messages() -> int:
+    """Of all connections of this process, because their clients read too slowly."""
+    return _dropped.total
 
 
 def _discard(chunk: bytes) -> None:
@@ -49,6 +61,9 @@ class PlainWire:
         "_waker",
         "write",
     )
+
+    # The server's own affair.
+    compression = 0
 
     def __init__(self, receive: Receive, send: Send, options: WireOptions) -> None:
         self._receive = receive
@@ -84,6 +99,11 @@ class PlainWire:
             _dropped.add(self._backlog.dropped - dropped)
 
     @property
+    def queued(self) -> int:
+        """Bytes that wait for a client that reads more slowly than it is written to."""
+        return self._backlog.size
+
+    @property
     def ending(self) -> bool:
         """Whether what is written now would be discarded."""
         return self.write is _discard
@@ -102,6 +122,7 @@ class PlainWire:
 
     async def serve(self, handler: Handler) -> None:
         """Run until the connection has ended; the handler is told so in every case."""
+        _open.add(self)
         reader = asyncio.create_task(self._read(handler), name="hub plain reader")
         writer = asyncio.create_task(self._write_all(), name="hub plain writer")
         code, reason = 1006, ""
@@ -110,13 +131,14 @@ class PlainWire:
             first = reader if reader.done() else writer
             code, reason = first.result()
         except Exception:
-            log.exception("unexpected fault in a connection")
+            log.exception("unexpected fault in a connection", extra=extra_of(handler))
             self.close(Disconnects.INTERNAL)
             await asyncio.wait((writer,))
             code, reason = Disconnects.INTERNAL.code, Disconnects.INTERNAL.reason
         finally:
             # Nothing is awaited here: who is cancelled may be cancelled again, as TestClient does it.
             self.write = _discard
+            _open.discard(self)
             reader.cancel()
             writer.cancel()
             handler.on_close(code, reason)
@@ -126,6 +148,7 @@ class PlainWire:
 
         Only the application can end the connection at once. A stalled client learns of its end when it reads again.
         """
+        _open.add(self)
         try:
             code, reason = await self._write_all()
             self.write = _discard
@@ -137,6 +160,7 @@ class PlainWire:
             log.exception("unexpected fault in a connection")
         finally:
             self.write = _discard
+            _open.discard(self)
 
     async def _read(self, handler: Handler) -> tuple[int, str]:
         while True:

@@ -17,6 +17,7 @@ import itertools
 import logging
 import os
 import random
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,12 +25,14 @@ import redis.asyncio as aioredis
 
 from .broker import Deliver, Listener
 from .errors import BrokerUnavailable
+from .histogram import Histogram
 from .redis_commands import Argument, Commands, Parse, refuse
 from .redis_feed import Feed
 from .redis_history import RedisHistory
-from .redis_link import Pool, describe, open_link, private_pool
+from .redis_link import INFO, Link, Pool, Server, describe, open_link, private_pool, server_of
 from .redis_presence import RedisPresence
 from .redis_scripts import Script
+from .redis_sentinel import SentinelPool
 from .types import HistoryOptions, HistoryPage, PublishResult
 
 __all__ = ["RedisBroker"]
@@ -43,6 +46,8 @@ HEARTBEAT = 1.0
 FIRST_PAUSE, LONGEST_PAUSE, STABLE = 0.05, 0.5, 1.0
 # A feed that is connected has this long to be complete; then commands do without it.
 COMPLETION = 1.0
+# Seconds between two questions to the sentinels: they may name another master while the old one goes on.
+FOLLOW = 2.0
 # `stop` waits this long for the connections to end.
 STOP_TIMEOUT = 1.0
 
@@ -85,6 +90,9 @@ class RedisBroker:
         self.scripts = self._history.scripts + self.presence.scripts
         # How often the feed was lost: what was published meanwhile did not reach this worker.
         self.gaps = 0
+        # How often each connection broke and was begun again, and how long Redis took to answer the heartbeats.
+        self.reconnects = {"commands": 0, "feed": 0}
+        self.round_trips = Histogram()
         # From `start` to `stop`.
         self._session: _Session | None = None
 
@@ -94,6 +102,16 @@ class RedisBroker:
     @property
     def ready(self) -> bool:
         return self._session is not None and self._session.ready
+
+    @property
+    def canary_age(self) -> float:
+        """Seconds since a heartbeat came back through pub/sub, or since the start; 0 while stopped."""
+        return time.monotonic() - self._session.feed.canary if self._session is not None else 0.0
+
+    @property
+    def outbox_bytes(self) -> int:
+        """What waits for Redis, sent or not."""
+        return self._session.commands.bytes if self._session is not None else 0
 
     async def start(self, deliver: Deliver, listener: Listener | None = None) -> None:
         # In another loop it begins anew: the tasks of the first have ended with their loop.
@@ -136,6 +154,9 @@ class RedisBroker:
     def remove_history(self, channel: str) -> asyncio.Future[None]:
         return self._history.remove(channel)
 
+    def renew_history(self, channel: str, epoch: str) -> asyncio.Future[None]:
+        return self._history.renew(channel, epoch)
+
     def execute(self, *command: Argument, parse: Parse | None = None) -> asyncio.Future[Any]:
         """`Commands.execute` on the present connection."""
         return self._session.commands.execute(*command, parse=parse) if self._session is not None else _stopped()
@@ -175,6 +196,8 @@ class _Session:
         self._listener = listener
         # The feed was lost and is not complete again.
         self._gap = False
+        # Of the server that was heard last.
+        self._lineage = b""
         self.loop = asyncio.get_running_loop()
         self.commands = Commands(broker.publish_timeout, broker.scripts)
         self.feed = Feed(
@@ -184,11 +207,15 @@ class _Session:
         self._numbers = itertools.count(1)
         # Why Redis refused the last heartbeat, if it did.
         self._complaint = ""
+        self._pools = {role: self._pool(role) for role in ("feed", "commands")}
         self._tasks = [
             asyncio.create_task(self._keep("feed", self.feed), name="hub redis feed"),
             asyncio.create_task(self._keep("commands", self.commands), name="hub redis commands"),
             asyncio.create_task(self._watch(), name="hub redis heartbeat"),
         ]
+        pool = self._pool("sentinel")
+        if isinstance(pool, SentinelPool):
+            self._tasks.append(asyncio.create_task(self._follow(pool), name="hub redis sentinels"))
         broker.presence.start(self.commands)
 
     @property
@@ -209,10 +236,12 @@ class _Session:
 
     # The connections
 
+    def _pool(self, role: str) -> Pool:
+        return private_pool(self._broker.source, self._broker.timeout, f"hub-{self._broker.node}-{role}")
+
     async def _keep(self, role: str, owner: Commands | Feed) -> None:
         """Connect, wait for the loss, connect again; for ever."""
-        broker = self._broker
-        pool = private_pool(broker.source, broker.timeout, f"hub-{broker.node}-{role}")
+        broker, pool = self._broker, self._pools[role]
         pause, told = 0.0, False
         try:
             while True:
@@ -220,7 +249,7 @@ class _Session:
                 pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
                 try:
                     if await self._connect(role, owner, pool) > STABLE:
-                        pause = FIRST_PAUSE
+                        pause = 0.0
                     told = False
                 except BrokerUnavailable as error:
                     if self.commands.link is None:
@@ -247,27 +276,59 @@ class _Session:
     async def _connect(self, role: str, owner: Commands | Feed, pool: Pool) -> float:
         """One connection, from its beginning to its loss; how long it lasted. Raises BrokerUnavailable."""
         owner.attach(await open_link(pool, owner, self._broker.timeout))
+        self._part_from_another_server(owner)
         since = self.loop.time()
         if owner is self.commands:
             self._beat()
             self._broker.presence.on_connected()
         await owner.lost.wait()
+        self._broker.reconnects[role] += 1
         cause = f" ({owner.cause})" if owner.cause else ""
         log.warning("%s: the connection to %s broke%s; connecting again", role, self._broker.name, cause)
         if owner is self.feed:
-            self._broker.gaps += 1
-            self._gap = True
-            if self.feed.wanted:
-                log.warning("publications of %d channels may be missing until it is back", len(self.feed.wanted))
+            self._on_feed_lost()
         return self.loop.time() - since
+
+    def _on_feed_lost(self) -> None:
+        self._broker.gaps += 1
+        self._gap = True
+        if self._listener is not None:
+            self._listener.on_loss()
+        if self.feed.wanted:
+            log.warning("publications of %d channels may be missing until it is back", len(self.feed.wanted))
+
+    def _part_from_another_server(self, owner: Commands | Feed) -> None:
+        """What is published at one server is not heard at another: the newer connection is the one that is right."""
+        other = self.feed if owner is self.commands else self.commands
+        if owner.lineage and other.lineage and owner.lineage != other.lineage:
+            log.warning("%s is not the server that it was; dropping the older connection", self._broker.name)
+            other.abort()
+
+    async def _follow(self, pool: SentinelPool) -> None:
+        """Leave a master that the sentinels do not take for one any more: others have left it too."""
+        while True:
+            await asyncio.sleep(FOLLOW)
+            try:
+                address = await pool.find_master()
+            except ConnectionError:
+                continue  # what works goes on without sentinels
+            except Exception:
+                log.exception("unexpected fault while asking the sentinels")
+                continue
+            for role, owner in (("feed", self.feed), ("commands", self.commands)):
+                here = self._pools[role]
+                if owner.link is not None and isinstance(here, SentinelPool) and here.address != address:
+                    log.error("%s: %s is at %s:%d now; leaving the old master", role, self._broker.name, *address)
+                    owner.abort()
 
     def _on_confirmed(self) -> None:
         """The feed is complete: Redis is back, and what is published from now on is heard here."""
         self.commands.welcome()
         self._beat()
         gap, self._gap = self._gap, False
+        before, self._lineage = self._lineage, self.feed.lineage
         if gap and self._listener is not None:
-            self._listener.on_gap()
+            self._listener.on_gap(moved=before != self._lineage)
 
     def _on_control(self, payload: bytes) -> None:
         if self._listener is not None:
@@ -289,6 +350,7 @@ class _Session:
                 self.feed.leave_due()
                 self.feed.ping()
                 self._beat()
+                self._look()
                 told = self._tell(told)
             except Exception:
                 log.exception("unexpected fault in the Redis heartbeat")
@@ -297,13 +359,34 @@ class _Session:
         number = next(self._numbers)
         taken = self.commands.ask(b"PUBLISH", self._broker.control, b"%d" % number)
         if taken is not None:
-            taken.add_done_callback(functools.partial(self._on_beat_taken, number))
+            taken.add_done_callback(functools.partial(self._on_beat_taken, number, time.monotonic()))
 
-    def _on_beat_taken(self, number: int, taken: asyncio.Future[None]) -> None:
+    def _on_beat_taken(self, number: int, since: float, taken: asyncio.Future[None]) -> None:
         error = taken.exception()
         self._complaint = f": {error}" if error else ""
         if error is None:
+            self._broker.round_trips.observe(time.monotonic() - since)
             self.feed.expect(number)
+
+    def _look(self) -> None:
+        """Ask whether it is a master still, with the data that it had."""
+        link = self.commands.link
+        if link is not None and link.lineage:
+            looked = self.commands.execute(*INFO, parse=server_of)
+            looked.add_done_callback(functools.partial(self._on_looked, link))
+
+    def _on_looked(self, link: Link, looked: asyncio.Future[Server]) -> None:
+        if looked.exception() is not None or self.commands.link is not link:
+            return
+        server = looked.result()
+        if server.replica:
+            log.error("%s has become a replica; leaving it", self._broker.name)
+            self.feed.abort()
+            self.commands.abort()
+        elif server.lineage != link.lineage:
+            log.warning("%s has other data than before; reading what has changed", self._broker.name)
+            link.lineage = server.lineage
+            self.feed.abort()
 
     def _drop_silent(self) -> None:
         """A connection that says nothing is worse than none: only a new one can help."""

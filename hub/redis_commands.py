@@ -79,7 +79,8 @@ class Commands(LinkOwner):
         # Scripts that the server did not know and so did not run. They go again, ahead of what was not sent, once all
         # that is under way has come back.
         self._unknown: list[_Command] = []
-        self._bytes = 0
+        # Packed commands in all of these.
+        self.bytes = 0
         self._flush_scheduled = False
         # Why nothing is accepted: set by `turn_away`, None again by `welcome`.
         self._refusal: str | None = None
@@ -103,7 +104,7 @@ class Commands(LinkOwner):
     ) -> asyncio.Future[Any]:
         packed = pack(command)
         # One that is larger than the limit goes alone.
-        full = self._bytes and self._bytes + len(packed) > OUTBOX_LIMIT
+        full = self.bytes and self.bytes + len(packed) > OUTBOX_LIMIT
         reason = self._refusal or (FULL if full else None)
         if reason is None:
             return self._append(packed, self.loop.create_future(), in_full, parse)
@@ -149,12 +150,12 @@ class Commands(LinkOwner):
     def on_reply(self, reply: Any) -> None:
         self.unanswered = 0
         command = self._inflight.popleft()
-        self._bytes -= len(command.packed)
+        self.bytes -= len(command.packed)
         if not isinstance(reply, Exception):
             _settle(command, reply)
         elif command.in_full is not None and str(reply).startswith("NOSCRIPT"):
             packed = pack(command.in_full)
-            self._bytes += len(packed)
+            self.bytes += len(packed)
             self._unknown.append(command._replace(packed=packed, in_full=None))
         else:
             refuse(command.future, f"Redis refused: {reply}")
@@ -166,7 +167,7 @@ class Commands(LinkOwner):
         super().on_lost(cause)
         while self._inflight:
             command = self._inflight.popleft()
-            self._bytes -= len(command.packed)
+            self.bytes -= len(command.packed)
             refuse(command.future, BROKEN)
         self._repeat_unknown()
         if self._refusal is not None:
@@ -179,7 +180,7 @@ class Commands(LinkOwner):
         in_full: tuple[Any, ...] | None = None,
         parse: Parse | None = None,
     ) -> asyncio.Future[Any]:
-        self._bytes += len(packed)
+        self.bytes += len(packed)
         self._outbox.append(_Command(packed, future, self.loop.time() + self._timeout, in_full, parse))
         self._schedule_flush()
         return future
@@ -188,7 +189,7 @@ class Commands(LinkOwner):
         """Before anything else, because a script that is not known yet costs a round trip of everybody's."""
         for script in self._scripts:
             packed = pack((b"SCRIPT", b"LOAD", script.source))
-            self._bytes += len(packed)
+            self.bytes += len(packed)
             self._inflight.append(_Command(packed, self.loop.create_future(), 0, None, None))
             link.send(packed)
 
@@ -212,5 +213,5 @@ class Commands(LinkOwner):
 
     def _drop_unsent(self, reason: str) -> None:
         command = self._outbox.popleft()
-        self._bytes -= len(command.packed)
+        self.bytes -= len(command.packed)
         refuse(command.future, reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,9 @@ LINGER = 1.0
 SUBSCRIBE_BATCH = 500
 # Answers that came though a heartbeat was due before them; so many in a row, and the feed hears nothing.
 DEAF = 2
+
+# Of a heartbeat's number: longer ones are not ours.
+MAX_DIGITS = 20
 
 LEFT = "not subscribed: the channel was left before Redis confirmed it"
 
@@ -62,6 +66,8 @@ class Feed(LinkOwner):
         self.confirmed = asyncio.Event()
         # When the heartbeat came back on the present connection.
         self._heard_at = -math.inf
+        # When it did on any (`time.monotonic`); the beginning before.
+        self.canary = time.monotonic()
         # The last heartbeat that Redis took, and the last that was heard.
         self._taken = self._heard = 0
         # Whether one was owed at the last PING; how many PINGs were answered before it, though Redis keeps the order.
@@ -171,7 +177,7 @@ class Feed(LinkOwner):
 
     def _on_message(self, channel: bytes, payload: bytes) -> None:
         try:
-            if channel == self._control and payload.isdigit():
+            if channel == self._control and len(payload) < MAX_DIGITS and payload.isdigit():
                 self._on_heartbeat(int(payload))
             elif channel == self._control or channel == self._everybody:
                 self._on_control(payload)
@@ -182,6 +188,7 @@ class Feed(LinkOwner):
 
     def _on_heartbeat(self, number: int) -> None:
         self._heard, self._heard_at = number, self.loop.time()
+        self.canary = time.monotonic()
         self._owed_at_ping, self._overtaken = False, 0
 
     def _on_subscribed(self, channel: bytes) -> None:

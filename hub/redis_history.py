@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from .broker import IDEMPOTENCY_TTL, fresh_epoch
+from .protocol.stream import renewed
 from .redis_commands import Argument, Parse
 from .redis_scripts import Script, load
 from .types import HistoryOptions, HistoryPage, PublishResult, StreamPosition
@@ -45,8 +46,8 @@ class RedisHistory:
         # What comes before the name of a channel.
         self._channel, self._stream, self._meta = f"{prefix}:channel:", f"{prefix}:stream:{{", f"{prefix}:meta:{{"
         self._result = f"{prefix}:result:{{"
-        self.scripts = load("append"), load("publish_once"), load("history")
-        self._append, self._once, self._history = self.scripts
+        self.scripts = load("append"), load("publish_once"), load("history"), load("renew")
+        self._append, self._once, self._history, self._renew = self.scripts
 
     def append(
         self,
@@ -101,6 +102,12 @@ class RedisHistory:
     def remove(self, channel: str) -> asyncio.Future[None]:
         """Delete the stream."""
         return self._redis.execute(b"DEL", f"{self._stream}{channel}}}", parse=_nothing)
+
+    def renew(self, channel: str, epoch: str) -> asyncio.Future[None]:
+        """Another epoch for the stream."""
+        return self._redis.call(
+            self._renew, (f"{self._meta}{channel}}}",), (epoch, renewed(epoch, fresh_epoch())), _nothing
+        )
 
     def _result_key(self, channel: str, idempotency_key: str) -> str:
         return f"{self._result}{channel}}}:{idempotency_key}"

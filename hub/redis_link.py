@@ -1,8 +1,11 @@
 """One connection to Redis, as replies and a loss.
 
-redis-py opens it (address, TLS, AUTH, database, Sentinel) and hands over its transport: its own pub/sub loop
-reconnects in silence, does not notice a frozen server, and in 8.0.1 to 8.1.0 stops the whole event loop once the
-connection is half-open. Against fakeredis, which has no transport, the connection's own reader is used.
+redis-py opens it (address, TLS, AUTH, database) and hands over its transport: its own pub/sub loop reconnects in
+silence, does not notice a frozen server, and in 8.0.1 to 8.1.0 stops the whole event loop once the connection is
+half-open. Against fakeredis, which has no transport, the connection's own reader is used.
+
+A connection leads to a master or is none: on a replica, which may have been the master until now, nothing can be
+kept, and what is published there reaches nobody else.
 """
 
 from __future__ import annotations
@@ -12,22 +15,56 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import hiredis
 import redis.asyncio as aioredis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from .errors import BrokerUnavailable, ConfigError
+from .redis_sentinel import SENTINEL_SCHEMES, SentinelPool, sentinel_pool, without_maintenance
 
-__all__ = ["Link", "LinkHandler", "LinkOwner", "Pool", "describe", "open_link", "pack", "private_pool"]
+__all__ = [
+    "INFO",
+    "Link",
+    "LinkHandler",
+    "LinkOwner",
+    "Pool",
+    "Server",
+    "describe",
+    "open_link",
+    "pack",
+    "private_pool",
+    "server_of",
+]
 
 log = logging.getLogger("hub.redis")
 
 Pool = aioredis.ConnectionPool
+
+
+ENDED = "the server closed the connection"
+# Asks what `server_of` understands.
+INFO = ("INFO", "replication")
+
+
+class Server(NamedTuple):
+    """Who is at the other end."""
+
+    replica: bool
+    # Names the history of its data: another one after a restart, a failover or a restoration. Empty if it may not be
+    # asked.
+    lineage: bytes
+
+
+def server_of(info: bytes) -> Server:
+    """From the reply to `INFO`."""
+    fields = dict(line.split(b":", 1) for line in info.splitlines() if b":" in line)
+    return Server(fields.get(b"role") == b"slave", fields.get(b"master_replid", b""))
 
 
 class LinkHandler(Protocol):
@@ -42,6 +79,9 @@ class LinkHandler(Protocol):
 
 class Link(Protocol):
     """An open connection."""
+
+    # The `Server.lineage` of when it was opened, or last looked at.
+    lineage: bytes
 
     def send(self, packed: bytes) -> None:
         """Write packed commands; ignored after the loss."""
@@ -65,6 +105,11 @@ class LinkOwner:
         # Questions since Redis last said anything; `on_reply` sets it to 0. Counted, not timed: an event loop that
         # was blocked for a while must not take its own absence for the silence of Redis.
         self.unanswered = 0
+
+    @property
+    def lineage(self) -> bytes:
+        """`Link.lineage`, empty without a link."""
+        return self.link.lineage if self.link is not None else b""
 
     def attach(self, link: Link) -> None:
         """The new link; it must have been opened for this owner."""
@@ -105,15 +150,25 @@ def private_pool(source: str | aioredis.Redis, timeout: float, name: str) -> Poo
         "client_name": name,
     }
     try:
-        origin = Pool.from_url(source) if isinstance(source, str) else source.connection_pool
-        # Maintenance notifications exist under RESP3 only.
-        inherited = {key: value for key, value in origin.connection_kwargs.items() if not key.startswith("maint_")}
-        pool = Pool(connection_class=origin.connection_class, **{**inherited, **options})
+        pool = _pool(source, timeout, options)
         pool.make_connection()  # type: ignore[no-untyped-call]  # refuses options that nobody knows
     except (ValueError, TypeError, RedisError):
         # Not its own words: they cite parts of the URL, and a password with a slash ends up as the port.
         raise ConfigError("the Redis URL cannot be used: check host, port, database and options") from None
     return pool
+
+
+def _pool(source: str | aioredis.Redis, timeout: float, options: dict[str, Any]) -> Pool:
+    if isinstance(source, str):
+        if source.startswith(SENTINEL_SCHEMES):
+            return sentinel_pool(source, timeout, options)
+        origin = Pool.from_url(source)
+    else:
+        origin = source.connection_pool
+    if isinstance(origin, SentinelConnectionPool):
+        return sentinel_pool(origin, timeout, options)
+    inherited = without_maintenance(origin.connection_kwargs)
+    return Pool(connection_class=origin.connection_class, **{**inherited, **options})
 
 
 def describe(pool: Pool) -> str:
@@ -122,8 +177,8 @@ def describe(pool: Pool) -> str:
     database = f"/{options.get('db') or 0}"
     if path := options.get("path"):
         return f"unix://{path}{database}"
-    if sentinel := options.get("connection_pool"):
-        return f"sentinel://{sentinel.service_name}{database}"
+    if isinstance(pool, SentinelPool):
+        return f"sentinel://{pool.service}{database}"
     scheme = "rediss" if issubclass(pool.connection_class, aioredis.SSLConnection) else "redis"
     return f"{scheme}://{options.get('host', 'localhost')}:{options.get('port', 6379)}{database}"
 
@@ -135,12 +190,17 @@ def _redacted(text: str, pool: Pool) -> str:
 
 
 async def open_link(pool: Pool, handler: LinkHandler, timeout: float) -> Link:
-    """Connect within `timeout` seconds. Raises BrokerUnavailable."""
+    """Connect to a master within `timeout` seconds. Raises BrokerUnavailable."""
     connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
     try:
-        await _connect(connection, timeout)
+        if isinstance(pool, SentinelPool):
+            await pool.locate()
+            connection = pool.make_connection()  # type: ignore[no-untyped-call]
+        server = await _connect(connection, timeout)
+        if server.replica:
+            raise ConnectionError("it is a replica, and the hub needs the master")
         if _has_ended(connection):
-            raise ConnectionResetError("the server closed the connection")
+            raise ConnectionResetError(ENDED)
     except (RedisError, OSError) as error:  # TimeoutError is an OSError
         await _discard(connection)
         cause = _redacted(str(error), pool) or type(error).__name__
@@ -149,22 +209,34 @@ async def open_link(pool: Pool, handler: LinkHandler, timeout: float) -> Link:
         await _discard(connection)
         raise
     if isinstance(connection._writer, asyncio.StreamWriter):
-        return _TransportLink(connection, handler)
-    return _ReaderLink(connection, handler)
+        return _TransportLink(connection, handler, server.lineage)
+    return _ReaderLink(connection, handler, server.lineage)
 
 
-async def _connect(connection: AbstractConnection, timeout: float) -> None:
-    """Connect and log in, within `timeout` seconds."""
+async def _connect(connection: AbstractConnection, timeout: float) -> Server:
+    """Connect, log in and ask who it is, within `timeout` seconds."""
     task = asyncio.current_task()
     assert task is not None
     before = task.cancelling()
     try:
         async with asyncio.timeout(timeout):
             await connection.connect()  # type: ignore[no-untyped-call]
+            return await _identify(connection)
     finally:
         # redis-py uses `wait_for`, which before Python 3.12 swallows a cancellation that comes with the result.
         if task.cancelling() > before:
             raise asyncio.CancelledError
+
+
+async def _identify(connection: AbstractConnection) -> Server:
+    if _has_ended(connection):
+        raise ConnectionResetError(ENDED)
+    await connection.send_command(*INFO)
+    try:
+        info = await connection.read_response()
+        return server_of(info) if isinstance(info, bytes) else Server(False, b"")
+    except ResponseError:  # it does without: NOPERM under an ACL, or a proxy that does not know it
+        return Server(False, b"")
 
 
 def _has_ended(connection: AbstractConnection) -> bool:
@@ -185,7 +257,8 @@ class _TransportLink(asyncio.Protocol):
     tests/test_redis_link.py pins them.
     """
 
-    def __init__(self, connection: AbstractConnection, handler: LinkHandler) -> None:
+    def __init__(self, connection: AbstractConnection, handler: LinkHandler, lineage: bytes) -> None:
+        self.lineage = lineage
         # Kept alive: since Python 3.13 a StreamWriter closes its transport when it is collected.
         self._writer = connection._writer
         assert self._writer is not None
@@ -232,7 +305,8 @@ class _TransportLink(asyncio.Protocol):
 class _ReaderLink:
     """fakeredis: a task reads replies through the connection's public API."""
 
-    def __init__(self, connection: AbstractConnection, handler: LinkHandler) -> None:
+    def __init__(self, connection: AbstractConnection, handler: LinkHandler, lineage: bytes) -> None:
+        self.lineage = lineage
         self._connection = connection
         connection.socket_timeout = None  # with one, redis-py writes inside the `wait_for` that `_connect` complains of
         self._handler = handler

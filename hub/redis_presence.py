@@ -19,10 +19,11 @@ import itertools
 import logging
 from typing import Any, NamedTuple, TypeAlias
 
+from .log import Throttled
 from .redis_commands import Argument, refuse
 from .redis_lease import SCRIPTS, Lease, Redis, presence_script
 
-__all__ = ["RedisPresence"]
+__all__ = ["RedisPresence", "malformed_entries"]
 
 log = logging.getLogger("hub.redis")
 
@@ -35,11 +36,22 @@ RETURN = 0.75
 
 STOPPED = "not registered: the broker is stopped"
 FAULT = "not registered: unexpected fault"
+OCCUPIED = "not registered: the key of the channel's presence holds something else"
 
 _WRITE, _STATS = presence_script("presence_write"), presence_script("presence_stats")
 
+_malformed = Throttled(log, logging.ERROR, "%d entries of presence in Redis are not the hub's")
+_occupied = Throttled(
+    log, logging.ERROR, "%d entries of presence cannot be written, because their keys hold something else; delete them"
+)
+
 # Channel and client.
 _Key: TypeAlias = tuple[str, str]
+
+
+def malformed_entries() -> int:
+    """That this process has found in Redis."""
+    return _malformed.total
 
 
 class _Member(NamedTuple):
@@ -97,6 +109,10 @@ class RedisPresence:
 
     def __repr__(self) -> str:
         return f"<RedisPresence {self._session or 'stopped'}>"
+
+    @property
+    def entries(self) -> int:
+        return self._session.entries if self._session is not None else 0
 
     def start(self, redis: Redis) -> None:
         """Begin with an empty table, in this event loop."""
@@ -166,6 +182,10 @@ class _Session:
         await self.lease.stop()
 
     # What the hub wants
+
+    @property
+    def entries(self) -> int:
+        return len(self._entries)
 
     def want(self, key: _Key, member: _Member | None) -> asyncio.Future[None]:
         """Have `member` registered under `key`, or nobody; done once Redis has it."""
@@ -289,7 +309,10 @@ class _Session:
         elif write.result() == 0:
             self._on_refusal(batch)
         else:
-            self._on_success(batch)
+            # The entries that could not be written, by their place; the others were.
+            occupied = [batch[place] for place in write.result() or ()]
+            self._on_success([sent for sent in batch if sent not in occupied] if occupied else batch)
+            self._on_occupied(occupied)
 
     def _on_success(self, batch: list[_Sent]) -> None:
         for key, entry, member, waiters, _ in batch:
@@ -297,6 +320,15 @@ class _Session:
             _confirm(waiters)
             if entry.needless:
                 self._forget(key, entry)
+
+    def _on_occupied(self, batch: list[_Sent]) -> None:
+        """Somebody else has used the key: they are tried again now and then, and hold up nobody."""
+        for key, entry, _, waiters, _ in batch:
+            _occupied.add(last=repr(key[0]))
+            for waiter in waiters:
+                refuse(waiter, OCCUPIED)
+            entry.told = None
+            self._doubtful.add(key)
 
     def _on_refusal(self, batch: list[_Sent]) -> None:
         """The lease was lost; nothing was written. It goes on when there is a new one."""
@@ -354,7 +386,14 @@ def _stopped() -> asyncio.Future[Any]:
 
 
 def _infos(reply: Any) -> dict[str, bytes]:
-    return {client.decode(): _info(value) for client, value in zip(reply[::2], reply[1::2], strict=True)}
+    """By client. What is not the hub's is left out."""
+    found = {}
+    for client, value in zip(reply[::2], reply[1::2], strict=True):
+        try:
+            found[client.decode()] = _info(value)
+        except ValueError:
+            _malformed.add(last=repr(client[:50]))
+    return found
 
 
 def _info(value: bytes) -> bytes:

@@ -85,12 +85,10 @@ class Channel:
             self.groups.setdefault(form.next, set()).update(self.groups.pop(form))
 
     def _discard(self, subscriber: Subscriber) -> None:
-        for form, group in self.groups.items():
-            if subscriber in group:
-                group.remove(subscriber)
-                if not group:
-                    del self.groups[form]
-                return
+        form, group = next(pair for pair in self.groups.items() if subscriber in pair[1])
+        group.remove(subscriber)
+        if not group:
+            del self.groups[form]
 
 
 class Registry:
@@ -100,6 +98,8 @@ class Registry:
         self.channels: dict[str, Channel] = {}
         # A tuple, not a set: most connections have one channel, and there are many connections.
         self._names: dict[Subscriber, tuple[str, ...]] = {}
+        # Pairs of a subscriber and a channel.
+        self.subscriptions = 0
 
     @property
     def subscribers(self) -> int:
@@ -133,6 +133,7 @@ class Registry:
         """Turn a reservation into a subscription: what is delivered from now on is written to the subscriber."""
         channel.groups.setdefault(form, set()).add(subscriber)
         self._names[subscriber] = (*self._names.get(subscriber, ()), channel.name)
+        self.subscriptions += 1
 
     def subscribe(self, subscriber: Subscriber, name: str, form: Form = RAW) -> bool:
         """Add a subscription; true if it is the channel's first in this worker."""
@@ -147,6 +148,7 @@ class Registry:
         if channel is None or subscriber not in channel:
             return False
         channel._discard(subscriber)
+        self.subscriptions -= 1
         names = tuple(other for other in self._names[subscriber] if other != name)
         if names:
             self._names[subscriber] = names

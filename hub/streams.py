@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 from .broker import Broker
@@ -19,7 +20,7 @@ from .protocol.stream import Filled, Recovery, Stream
 from .registry import Channel, Registry
 from .types import NOWHERE, HistoryOptions, HistoryPage, Membership, Publication, StreamPosition
 
-__all__ = ["Streams", "publications_of"]
+__all__ = ["Streams"]
 
 log = logging.getLogger("hub.streams")
 
@@ -31,6 +32,12 @@ ATTEMPTS = 3
 CHECK_INTERVAL = 25.0
 # Channels looked at in one go.
 CHECK_BATCH = 500
+# Publications read in one go.
+READ_BATCH = 100
+# Seconds that somebody waits for a feed that is back for his channel, and not for all of them yet.
+PATIENCE = 5.0
+
+AWAY = "the history cannot be read"
 
 
 class Streams:
@@ -48,12 +55,26 @@ class Streams:
         # Channels whose read has failed, until they are tried again.
         self._retries: dict[Channel, asyncio.TimerHandle] = {}
         self._checker: asyncio.Task[None] | None = None
+        # Clear from a loss of the feed until all channels are heard again: a read in between proves nothing about what
+        # the feed will bring.
+        self._hearing = asyncio.Event()
+        self._hearing.set()
+        self.renewed = Throttled(
+            log,
+            logging.ERROR,
+            "%d channels go on in Redis without publications that were delivered: another server has taken its place, "
+            "or its data were restored",
+        )
         self.lost = Throttled(log, logging.ERROR, "%d channels lost publications that cannot be recovered")
+        # Found in histories, or said to be in them, and not the hub's.
+        self.malformed = Throttled(log, logging.ERROR, "%d publications of histories in Redis are not the hub's")
         self.healed = 0
 
     # Lifecycle
 
     def start(self) -> None:
+        self._hearing = asyncio.Event()
+        self._hearing.set()
         self._checker = asyncio.create_task(self._check_for_ever(), name="hub stream positions")
 
     async def stop(self) -> None:
@@ -86,14 +107,27 @@ class Streams:
 
     def heal(self, channel: Channel) -> None:
         """Read what may be missing; once more if a read is under way, which may have been too early."""
+        if not self._hearing.is_set():
+            return  # everything will be
         if channel in self._reads:
             self._again.add(channel)
         elif channel.stream is not None:
             self._read(channel)
 
-    def heal_all(self) -> None:
-        """After a gap in the feed."""
+    def doubt_all(self) -> None:
+        """The feed is lost; until `heal_all` nothing that it brings is delivered."""
+        self._hearing.clear()
+        now = _now()
+        for channel in self._registry.channels.values():
+            if channel.stream is not None:
+                channel.stream.doubt(now)
+
+    def heal_all(self, *, moved: bool = False) -> None:
+        """After a gap in the feed; `moved` if it may come from another server now."""
+        self._hearing.set()
         for channel in tuple(self._registry.channels.values()):
+            if moved and channel.stream is not None:
+                channel.stream.suspected = True
             self.heal(channel)
 
     def forget(self, name: str) -> None:
@@ -110,10 +144,18 @@ class Streams:
         if stream is None:
             stream = channel.stream = Stream(options, self._limit)
         while not stream.live:
+            await self._until_hearing()
             await asyncio.shield(self._reads.get(channel) or self._read(channel))
             if channel not in self._reads and not stream.live:
-                raise BrokerUnavailable("the history cannot be read")
+                raise BrokerUnavailable(AWAY)
         return stream
+
+    async def _until_hearing(self) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._hearing.wait()
+        except TimeoutError:
+            raise BrokerUnavailable(AWAY) from None
 
     async def recover(self, channel: Channel, options: HistoryOptions, since: StreamPosition) -> Recovery:
         """What a client missed that stood at `since`; true at the moment of the return. Raises BrokerUnavailable."""
@@ -155,8 +197,7 @@ class Streams:
     async def _fill(self, channel: Channel, stream: Stream, since: int | None) -> None:
         filled = None
         try:
-            page = await self._page(channel.name, stream, since)
-            filled = stream.fill(publications_of(page), page.position, _now())
+            filled = stream.fill(*await self._page(channel.name, stream, since), _now())
         except BrokerUnavailable as error:
             log.debug("history of %r: %s", channel.name, error)
         except Exception:
@@ -168,6 +209,8 @@ class Streams:
         if filled is None:
             self._retry_later(channel)
             return
+        if filled.strays:
+            self.malformed.add(filled.strays, last=repr(channel.name))
         self._deliver(channel, filled)
         if stream.gap or again:
             self.heal(channel)
@@ -181,17 +224,56 @@ class Streams:
         del self._retries[channel]
         stream = channel.stream
         if channel.interest and channel not in self._reads and stream is not None and not stream.live:
-            self._read(channel)
+            self.heal(channel)
 
-    async def _page(self, name: str, stream: Stream, since: int | None) -> HistoryPage:
-        """What the history has after `since`; its newest part if that is None, or if it is another history."""
-        meta_ttl = stream.history.meta_ttl
+    async def _page(self, name: str, stream: Stream, since: int | None) -> tuple[Sequence[Publication], StreamPosition]:
+        """What the history has after `since`, and its end; its newest part if that is None, or if it is another one."""
         if since is not None:
-            page = await self._broker.read_history(name, since=since, limit=-1, reverse=False, meta_ttl=meta_ttl)
-            if page.position.epoch == stream.epoch and page.position.offset >= stream.offset:
-                return page
-        page = await self._broker.read_history(name, since=None, limit=self._limit, reverse=True, meta_ttl=meta_ttl)
-        return HistoryPage(page.publications[::-1], page.position)
+            kept, top = await self._read_on(name, stream, since, reverse=False)
+            if stream.is_contradicted(kept, top, _now()):
+                await self._broker.renew_history(name, stream.epoch)
+                self.renewed.add(last=repr(name))
+            elif top.epoch == stream.epoch:
+                return kept, top
+        kept, top = await self._read_on(name, stream, None, reverse=True)
+        return kept[::-1], top
+
+    async def _read_on(
+        self, name: str, stream: Stream, since: int | None, *, reverse: bool
+    ) -> tuple[list[Publication], StreamPosition]:
+        """Everything after `since`, or in reverse as much as is remembered; in parts, because a single answer with all
+        that a frozen worker has missed could take longer than anybody waits for an answer.
+        """
+        kept: list[Publication] = []
+        most, top = self._limit if reverse else math.inf, None
+        while True:
+            limit = int(min(READ_BATCH, most))
+            page = await self._broker.read_history(
+                name, since=since, limit=limit, reverse=reverse, meta_ttl=stream.history.meta_ttl
+            )
+            if top is not None and top.epoch != page.position.epoch:
+                return [], page.position  # wiped meanwhile
+            # Forwards more may have come since the first part, and the last one has it.
+            top = page.position if top is None or not reverse else top
+            kept += self.publications(name, page)
+            most -= limit
+            is_another = not reverse and top.epoch != stream.epoch
+            if is_another or len(page.publications) < limit or most <= 0:
+                return kept, top
+            since = page.publications[-1][0]
+
+    def publications(self, name: str, page: HistoryPage) -> list[Publication]:
+        """Publications with their positions; what is not the hub's is missing, so it is found to be lost."""
+        epoch, found = page.position.epoch, []
+        for offset, payload in page.publications:
+            try:
+                event = envelope.decode(envelope.positioned(payload, offset, epoch))
+            except ValueError:
+                self.malformed.add(last=repr(name))
+                continue
+            if not isinstance(event, Membership):
+                found.append(event)
+        return found
 
     def _deliver(self, channel: Channel, filled: Filled) -> None:
         if filled.lost:
@@ -213,6 +295,7 @@ class Streams:
         seen: dict[Channel, int] = {}
         while True:
             await asyncio.sleep(CHECK_INTERVAL)
+            await self._hearing.wait()
             quiet, seen = self._quiet_since(seen)
             try:
                 for at in range(0, len(quiet), CHECK_BATCH):
@@ -240,16 +323,3 @@ class Streams:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def publications_of(page: HistoryPage) -> list[Publication]:
-    """Publications with their positions; what is not the hub's is missing, and so is found to be lost."""
-    epoch, found = page.position.epoch, []
-    for offset, payload in page.publications:
-        try:
-            event = envelope.decode(envelope.positioned(payload, offset, epoch))
-        except ValueError:
-            continue
-        if not isinstance(event, Membership):
-            found.append(event)
-    return found

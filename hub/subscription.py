@@ -17,11 +17,11 @@ from .hub import HubCore
 from .namespaces import ChannelOptions
 from .protocol import tags
 from .protocol.commands import Subscribe
-from .protocol.forms import JsonForm
+from .protocol.forms import JsonForm, deflated
 from .protocol.replies import SubscribeResult, json_or_unset
 from .protocol.stream import Recovery, Stream
 from .registry import Channel, Subscriber
-from .types import Publication, StreamPosition
+from .types import StreamPosition
 
 __all__ = ["Plan", "Subscription", "plan", "subscribe", "ttl"]
 
@@ -72,7 +72,8 @@ def plan(wish: Subscribe, options: ChannelOptions, may: _Permissions) -> Plan:
         delta=_delta(wish.delta, options) and positioned,
     )
     since = StreamPosition(wish.offset, wish.epoch) if wish.recover and recoverable else None
-    return Plan(options, form, recoverable, since, bool(wish.flag & REJECT_UNRECOVERED))
+    rejecting = since is not None and bool(wish.flag & REJECT_UNRECOVERED)  # a newcomer has missed nothing
+    return Plan(options, form, recoverable, since, rejecting)
 
 
 def _filter(wish: Any, options: ChannelOptions) -> tags.TagsFilter | None:
@@ -93,16 +94,24 @@ def _delta(wish: str, options: ChannelOptions) -> bool:
 
 
 async def subscribe(
-    hub: HubCore, subscriber: Subscriber, name: str, plan: Plan, grant: Grant, done: Callable[[SubscribeResult], None]
+    hub: HubCore,
+    subscriber: Subscriber,
+    name: str,
+    plan: Plan,
+    grant: Grant,
+    done: Callable[[SubscribeResult], None],
+    *,
+    compression: int = 0,
 ) -> None:
     """Deliver a channel; `done` is called with the result in the very moment in which delivery begins.
 
-    Raises Refused and BrokerUnavailable; nothing is left behind then.
+    `compression` is that of the subscriber's connection. Raises Refused and BrokerUnavailable; nothing is left behind
+    then.
     """
     async with hub.attending(name) as channel:
         stream, recovery = await _locate(hub, channel, plan)
         result = _result(plan, grant, stream, recovery)
-        hub.join(subscriber, channel, plan.form)
+        hub.join(subscriber, channel, deflated(plan.form, compression))
         done(result)
 
 
@@ -141,11 +150,7 @@ def _recovered(result: SubscribeResult, plan: Plan, recovery: Recovery) -> None:
     if plan.since is not None and plan.options.force_recovery_mode == "stream":
         # The client gets ahead by applying the publications.
         result.offset = plan.since.offset
-    result.publications = [Raw(plan.form.publication(p)) for p in recovery.publications if _wanted(plan.form, p)]
-
-
-def _wanted(form: JsonForm, publication: Publication) -> bool:
-    return form.tags_filter is None or form.tags_filter.matches(publication.tags)
+    result.publications = [Raw(plan.form.publication(p)) for p in recovery.publications if plan.form.wants(p)]
 
 
 def ttl(expire_at: float) -> int:

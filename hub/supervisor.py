@@ -9,17 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
+from .capacity import raise_descriptor_limit, shortage
 from .config import Settings
 from .embedded import EmbeddedServer, find_server
 from .errors import ConfigError
@@ -36,6 +40,8 @@ GRACE = 4.0
 FIRST_PAUSE, LONGEST_PAUSE, STABLE = 0.1, 5.0, 10.0
 # How often the embedded Redis is looked after, and the pause after it did not start again.
 LOOK, REVIVE_PAUSE = 0.25, 5.0
+# The path of a Unix socket has 103 bytes on some systems, of which names of ours need 30.
+LONGEST_FOLDER = 70
 SETTING_VARIABLES = {"REDIS_URL", *(f"HUB_{name.upper()}" for name in Settings.model_fields)}
 
 
@@ -102,6 +108,12 @@ def _bind_unix(path: Path) -> socket.socket:
     return sock
 
 
+def _private_folder() -> tempfile.TemporaryDirectory[str]:
+    """For sockets, whose paths have to be short."""
+    folder = None if len(tempfile.gettempdir()) <= LONGEST_FOLDER else "/tmp"
+    return tempfile.TemporaryDirectory(prefix="hub-workers-", dir=folder, ignore_cleanup_errors=True)
+
+
 def _is_stale(path: Path) -> bool:
     """Whether a process that was killed left it behind."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -118,14 +130,15 @@ class Worker:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self.pid = process.pid
+        self._serving = False
         # Done with the exit status.
         self.end: asyncio.Task[int] = asyncio.create_task(process.wait(), name=f"hub worker {self.pid}")
 
     @classmethod
-    async def spawn(cls, listening: socket.socket, settings: bytes) -> Worker:
-        """Raises OSError."""
+    async def spawn(cls, listening: socket.socket, settings: bytes, path: Path) -> Worker:
+        """`path` is where it answers the other workers. Raises OSError."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "hub.worker", str(listening.fileno())),
+            *(sys.executable, "-m", "hub.worker", str(listening.fileno()), str(path)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             pass_fds=(listening.fileno(),),
@@ -135,7 +148,9 @@ class Worker:
         )
         assert process.stdin is not None
         process.stdin.write(settings + b"\n")
-        return cls(process)
+        worker = cls(process)
+        worker.end.add_done_callback(lambda _: path.unlink(missing_ok=True))  # if it was killed
+        return worker
 
     async def is_ready(self) -> bool:
         """Wait until it says so; false if it ends or takes too long."""
@@ -144,6 +159,7 @@ class Worker:
             async with asyncio.timeout(START_TIMEOUT):
                 async for line in self._process.stdout:
                     if line == b"ready\n":
+                        self._serving = True
                         return True
         return False
 
@@ -155,6 +171,11 @@ class Worker:
             log.error("worker %d did not end in its drain window; killing it", self.pid)
             self.kill()
             await asyncio.wait((self.end,))
+
+    def give_notice(self) -> None:
+        """It goes on, and says that it is not ready. One that has not started would not survive the signal."""
+        if self._serving:
+            self._signal(signal.SIGUSR1)
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
@@ -172,6 +193,8 @@ class Slot:
         self._stopping = stopping
         self._patience = patience
         self._loop = asyncio.get_running_loop()
+        # From `give_notice` on.
+        self._noticed = False
         # All that live: the present one, the one that starts, those that drain.
         self._workers: set[Worker] = set()
         self._retiring: asyncio.Task[None] | None = None
@@ -202,6 +225,12 @@ class Slot:
         self._renewal.set_result(answer)
         await asyncio.shield(answer)
 
+    def give_notice(self) -> None:
+        """The end is near: whoever serves here is not ready any more."""
+        self._noticed = True
+        for worker in self._workers:
+            worker.give_notice()
+
     def kill(self) -> None:
         """End all workers of this slot at once."""
         for worker in self._workers:
@@ -219,6 +248,8 @@ class Slot:
         ready = asyncio.ensure_future(worker.is_ready())
         await asyncio.wait((ready, self._stopping), return_when=asyncio.FIRST_COMPLETED)
         if ready.done() and ready.result():
+            if self._noticed:
+                worker.give_notice()
             return worker
         ready.cancel()
         if not self._stopping.done():
@@ -257,7 +288,10 @@ class Slot:
 
 
 class Supervisor:
-    """Runs until SIGTERM or SIGINT (drain, then end; a second one kills); SIGHUP replaces the workers one by one."""
+    """Runs until SIGTERM or SIGINT; SIGHUP replaces the workers one by one.
+
+    The end comes in three steps, and another signal skips one: not ready (`drain_notice`), drain, killed.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -266,15 +300,25 @@ class Supervisor:
         self._relay: Relay
         self._stopping: asyncio.Future[None]
         self._slots: list[Slot]
+        # The end of `drain_notice`; None before its beginning.
+        self._notice: asyncio.TimerHandle | None = None
+        # Where the workers answer each other (`hub.siblings`), and how many sockets there were.
+        self._folder: tempfile.TemporaryDirectory[str]
+        self._serials = itertools.count(1)
 
     async def run(self) -> int:
         """The exit status. Raises ConfigError if it cannot start."""
+        raise_descriptor_limit()
+        if warning := shortage(self._settings):
+            log.warning(warning)
         self._socket = bind(self._settings)
         try:
             self._relay = choose_relay(self._settings)
+            self._folder = _private_folder()
             try:
                 return await self._run()
             finally:
+                self._folder.cleanup()
                 if self._relay.server is not None:
                     self._relay.server.stop()
         finally:
@@ -284,9 +328,10 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         self._stopping = loop.create_future()
         patience = self._settings.drain + GRACE
-        self._slots = [Slot(self._spawn, self._stopping, patience) for _ in range(self._settings.workers)]
-        loop.add_signal_handler(signal.SIGTERM, self._on_stop)
-        loop.add_signal_handler(signal.SIGINT, self._on_stop)
+        places = range(self._settings.workers)
+        self._slots = [Slot(partial(self._spawn, place), self._stopping, patience) for place in places]
+        loop.add_signal_handler(signal.SIGTERM, self._on_signal)
+        loop.add_signal_handler(signal.SIGINT, self._on_signal)
         reload = asyncio.Event()
         loop.add_signal_handler(signal.SIGHUP, reload.set)
         self._announce()
@@ -303,10 +348,26 @@ class Supervisor:
             self._on_stop()
         return started
 
-    def _spawn(self) -> Awaitable[Worker]:
-        return Worker.spawn(self._socket, self._settings.for_worker(self._relay.url))
+    def _spawn(self, place: int) -> Awaitable[Worker]:
+        path = Path(self._folder.name) / f"{place}.{next(self._serials)}"
+        return Worker.spawn(self._socket, self._settings.for_worker(self._relay.url), path)
+
+    def _on_signal(self) -> None:
+        if self._settings.drain_notice and self._notice is None:
+            self._give_notice()
+        else:
+            self._on_stop()
+
+    def _give_notice(self) -> None:
+        """A load balancer that asks for readiness sends nobody any more when the drain begins."""
+        log.info("not ready from now on; the drain begins in %g s", self._settings.drain_notice)
+        for slot in self._slots:
+            slot.give_notice()
+        self._notice = asyncio.get_running_loop().call_later(self._settings.drain_notice, self._on_stop)
 
     def _on_stop(self) -> None:
+        if self._notice is not None:
+            self._notice.cancel()
         if self._stopping.done():
             for slot in self._slots:
                 slot.kill()

@@ -19,7 +19,7 @@ import logging
 import random
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -29,52 +29,22 @@ from .asgi import AsgiSession
 from .config import WireOptions
 from .errors import Disconnect, Disconnects
 from .handshake import answer, http_response, websocket_scope
+from .log import extra_of
 from .protocol import frames
 from .protocol.backlog import Backlog
+from .protocol.deflate import InflatingParser
 from .protocol.frames import FrameError, FrameParser, Opcode
+from .wire_contract import EXTENSION, Handler, Wire
 from .wire_server import wire_server
 
 __all__ = ["EXTENSION", "Handler", "HubProtocol", "Wire"]
 
 log = logging.getLogger("hub.wire")
 
-# The key of the scope extension.
-EXTENSION = "hub.wire"
-
 # Frames of one connection that are handled before the others get their turn.
 FRAMES_PER_TURN = 128
 # Seconds that a client has for its close frame when it was given up because nothing moves.
 LINGER = 0.5
-
-
-class Handler(Protocol):
-    """Who gets what arrives. Both methods are synchronous.
-
-    An attribute `shutdown`, if it has one, is the `Disconnect` with which the server says that it ends.
-    """
-
-    def on_message(self, payload: bytes, text: bool, /) -> None:
-        """One whole message; valid UTF-8 where `text` is true."""
-
-    def on_close(self, code: int, reason: str, /) -> None:
-        """The connection has ended, by either side; called once, and nothing is called after it."""
-
-
-class Wire(Protocol):
-    """One open WebSocket connection, on whatever server."""
-
-    # Takes ready-made frames; never raises, never waits.
-    write: Callable[[bytes], object]
-
-    async def serve(self, handler: Handler, /) -> None:
-        """Give the connection to `handler`. On our own server returns at once, elsewhere when it has ended."""
-
-    def close(self, disconnect: Disconnect, /) -> None:
-        """Send a close frame; what is written afterwards is discarded."""
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
 
 
 def _discard(chunk: bytes) -> None:
@@ -99,6 +69,7 @@ class HubProtocol(asyncio.Protocol):
         "_server",
         "_stall",
         "_transport",
+        "compression",
         "congested",
         "due",
         "session",
@@ -118,6 +89,8 @@ class HubProtocol(asyncio.Protocol):
         self._handler: Handler | None = None
         # What came before the handshake was answered.
         self._early = b""
+        # See `Wire`; from the handshake on.
+        self.compression = 0
         # From the accepted handshake on.
         self._parser: FrameParser | None = None
         # Reading is paused: by ourselves, because what has arrived waits for its turn; by the handler.
@@ -146,6 +119,7 @@ class HubProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
+        self._server.congested.discard(self)
         self._server.deadlines.clear(self)
         self._stop_writing()
         self._parser = None
@@ -169,6 +143,7 @@ class HubProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.congested = True
+        self._server.congested.add(self)
         if not self._closing:
             self.write = self._enqueue
             self._stall = self._transport.get_write_buffer_size()
@@ -176,6 +151,7 @@ class HubProtocol(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.congested = False
+        self._server.congested.discard(self)
         if self._closing or self._parser is None:
             return
         self._drain_backlog()
@@ -198,7 +174,10 @@ class HubProtocol(asyncio.Protocol):
         if server.draining:
             self.close(Disconnects.RESTART)
             return
-        request, response = answer(data, server.config)
+        if (refusal := server.capacity.refusal(len(server.connections), server.options)) is not None:
+            self.refuse(503, Headers({"Retry-After": "1"}), f"{refusal.reason}\n".encode())
+            return
+        request, response, self.compression = answer(data, server.config, compression=server.options.compression)
         if request is None or response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             self.refuse(response.status_code, response.headers, bytes(response.body or b""))
             return
@@ -225,7 +204,8 @@ class HubProtocol(asyncio.Protocol):
         """The application accepts: answer the handshake and write what waited for it."""
         if self._closing:
             return
-        self._parser = FrameParser(self._server.options.max_message_size, self._early)
+        parser = InflatingParser if self.compression else FrameParser
+        self._parser = parser(self._server.options.max_message_size, self._early)
         self._transport.write(response)
         self._drain_backlog()
         if not self.congested:
@@ -292,7 +272,7 @@ class HubProtocol(asyncio.Protocol):
         try:
             target.on_message(payload, text)
         except Exception:
-            log.exception("unexpected fault in %r", target)
+            log.exception("unexpected fault in %r", target, extra=extra_of(target))
             self.close(Disconnects.INTERNAL)
 
     def _on_close_frame(self, payload: bytes) -> None:
@@ -316,6 +296,11 @@ class HubProtocol(asyncio.Protocol):
             self._read_on()
 
     # Writing
+
+    @property
+    def queued(self) -> int:
+        """Bytes that the client has not taken."""
+        return self._transport.get_write_buffer_size() + (self._backlog.size if self._backlog else 0)
 
     def _enqueue(self, chunk: bytes) -> None:
         options = self._server.options
@@ -401,7 +386,7 @@ class HubProtocol(asyncio.Protocol):
             try:
                 target.on_close(code, reason)
             except Exception:
-                log.exception("unexpected fault in %r", target)
+                log.exception("unexpected fault in %r", target, extra=extra_of(target))
 
     # Deadlines
 

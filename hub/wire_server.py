@@ -15,11 +15,12 @@ from weakref import WeakKeyDictionary
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from .capacity import Capacity
 from .config import WireOptions
 from .deadlines import Deadlines
 from .log import Throttled
 
-__all__ = ["OPTIONS_STATE", "WireServer", "wire_server"]
+__all__ = ["OPTIONS_STATE", "WireServer", "wire_server", "wire_servers"]
 
 log = logging.getLogger("hub.wire")
 
@@ -93,7 +94,10 @@ class WireServer:
         )
         self.configured = OPTIONS_STATE in app_state
         self.deadlines = Deadlines(self.loop)
+        self.capacity = Capacity()
         self.turns = Turns(self.loop)
+        # Connections whose client reads more slowly than it is written to.
+        self.congested: set[Any] = set()
         # True from the first `shutdown` on.
         self.draining = False
         self.slow = Throttled(log, logging.WARNING, "%d clients disconnected because they read too slowly")
@@ -131,3 +135,8 @@ def wire_server(config: Config, state: ServerState, app_state: dict[str, Any]) -
     if server is None:
         server = _servers[state] = WireServer(config, state, app_state)
     return server
+
+
+def wire_servers() -> list[WireServer]:
+    """All of this process: one, except in tests."""
+    return list(_servers.values())

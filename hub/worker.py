@@ -1,7 +1,7 @@
-"""One worker process of `hub serve`, started by the supervisor: `python -m hub.worker LISTENING_FD`.
+"""One worker process of `hub serve`, started by the supervisor: `python -m hub.worker LISTENING_FD SOCKET`.
 
-The settings come as one line of JSON on standard input, which then stays open as long as the supervisor lives. The one
-line `ready` on standard output says that it serves.
+On the socket, a path, it answers the other workers. The settings come as one line of JSON on standard input, which then
+stays open as long as the supervisor lives. The one line `ready` on standard output says that it serves.
 """
 
 from __future__ import annotations
@@ -11,18 +11,23 @@ import gc
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import sys
 import threading
 import time
+from pathlib import Path
 
 import uvicorn
 
 from .app import create_app
 from .config import Settings
+from .embed import Hub
+from .health import readiness
 from .http import HubHttpProtocol
 from .log import configure
+from .siblings import Siblings
 from .wire import HubProtocol
 
 __all__ = ["main"]
@@ -32,7 +37,12 @@ ORPHAN_GRACE = 2.0
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+        super().__init__(config)
+        self._hub = hub
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._introduce()
         await super().startup(sockets)
         # What lives as long as the process need not be walked over at each collection: accepting gets 14 % cheaper.
         gc.collect()
@@ -41,11 +51,24 @@ class _Server(uvicorn.Server):
         sys.stdout.flush()
         os.dup2(2, 1)  # nobody reads the pipe from now on: what is printed goes where the log goes
 
+    async def _introduce(self) -> None:
+        """Answer the other workers, from now until the connections are closed."""
+        hub = self._hub
+        assert hub.siblings is not None
+        await hub.siblings.start({"metrics": hub.metrics, "ready": lambda _: readiness(hub)})
 
-def _end_with_supervisor() -> None:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        assert self._hub.siblings is not None
+        await self._hub.siblings.stop()
+
+
+def _end_with_supervisor(folder: Path) -> None:
+    """`folder` is the supervisor's, which cannot remove it any more."""
     with contextlib.suppress(OSError):
         while os.read(0, 4096):
             pass
+    shutil.rmtree(folder, ignore_errors=True)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(ORPHAN_GRACE)
     os._exit(1)
@@ -65,11 +88,18 @@ def main() -> None:
     # Until uvicorn takes them over, and again when it has shut down and raises the signal once more.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     settings = _read_settings()
     configure(settings.log_format, settings.log_level)
-    threading.Thread(target=_end_with_supervisor, name="hub lifeline", daemon=True).start()
+    path = Path(sys.argv[2])
+    threading.Thread(target=_end_with_supervisor, args=(path.parent,), name="hub lifeline", daemon=True).start()
+    app = create_app(settings)
+    hub: Hub = app.state.hub
+    hub.siblings = Siblings(path, settings.workers)
+    # The supervisor's notice of the end.
+    signal.signal(signal.SIGUSR1, lambda *_: setattr(hub, "leaving", True))
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         http=HubHttpProtocol,
         ws=HubProtocol,
         lifespan="on",
@@ -81,7 +111,7 @@ def main() -> None:
         timeout_graceful_shutdown=math.ceil(settings.drain) + 1,
     )
     listening = socket.socket(fileno=int(sys.argv[1]))
-    _Server(config).run(sockets=[listening])
+    _Server(config, hub).run(sockets=[listening])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ frame that tells the worker. What the hub itself says in a room is a text messag
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from dataclasses import replace
 from functools import partial
@@ -18,17 +19,22 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
-from .admission import Admission
-from .authority import Authority
+from .admission import ECHO, RAW, Admission
+from .authority import Authority, RoomRights
 from .config import Settings
 from .errors import BrokerUnavailable, Disconnect, Disconnects, Error, Errors, InvalidChannel
 from .hub import HubCore
 from .plain import PlainWire
+from .protocol.deflate import pack
+from .protocol.forms import RAW as RAW_FORM
+from .protocol.forms import as_json, deflated
 from .protocol.frames import binary_frame, text_frame
 from .types import LOBBY, DataKind, Publication, channel_name
 from .wire import EXTENSION, HubProtocol, Wire
 
-__all__ = ["EchoEndpoint", "RawEndpoint", "wire_of"]
+__all__ = ["EchoEndpoint", "RawEndpoint", "is_ours", "wire_of"]
+
+log = logging.getLogger("hub.ws")
 
 # What of one connection may wait for Redis before its reading pauses: 256 messages, or fewer larger ones, so that one
 # client cannot fill the worker's outbox.
@@ -51,6 +57,11 @@ class _RoomConvertor(Convertor[str]):
 register_url_convertor("hub_room", _RoomConvertor())
 
 
+def is_ours(scope: Scope) -> bool:
+    """Whether our own protocol class serves the connection."""
+    return EXTENSION in scope.get("extensions", {})
+
+
 def wire_of(scope: Scope, receive: Receive, send: Send, settings: Settings) -> Wire:
     """The connection of an ASGI WebSocket scope: our own protocol class where it serves, plain ASGI elsewhere."""
     extension = scope.get("extensions", {}).get(EXTENSION)
@@ -69,41 +80,59 @@ def control_frame(kind: str, body: Any) -> bytes:
 class RawConnection:
     """A client in one room: `hub.registry.Subscriber` and `hub.wire.Handler`."""
 
-    __slots__ = ("_admission", "_bucket", "_hub", "_may_publish", "_room", "_unacknowledged", "id", "wire")
+    __slots__ = ("_admission", "_bucket", "_hub", "_rights", "_room", "_unacknowledged", "id", "name", "wire")
 
     def __init__(
-        self, hub: HubCore, admission: Admission, wire: Wire, room: str, *, echo: bool, may_publish: bool = True
+        self, hub: HubCore, admission: Admission, wire: Wire, room: str, *, echo: bool, rights: RoomRights
     ) -> None:
         self._hub = hub
-        self._may_publish = may_publish
+        self._rights = rights
         self._admission = admission
         self.wire = wire
         self._room = room
-        self.id = b"" if echo else hub.next_id()
+        self.name = hub.next_id()
+        self.id = b"" if echo else self.name
         # None without a limit.
         self._bucket = admission.bucket()
         self._unacknowledged = 0
 
+    def __repr__(self) -> str:
+        return f"<RawConnection {self.name.decode()} in {self._room!r}>"
+
     def on_message(self, payload: bytes, text: bool) -> None:
+        self._hub.received += 1
+        self._hub.received_bytes += len(payload)
         if self._bucket is not None and not self._bucket.take():
             self.wire.close(Disconnects.TOO_MANY_MESSAGES)
             return
-        if not self._may_publish:
-            self._tell(Errors.PERMISSION_DENIED)
+        publication = Publication(payload, DataKind.TEXT if text else DataKind.BINARY, self.id)
+        if (error := self._objection(publication)) is not None:
+            self._tell(error)
             return
         cost = max(len(payload), LEAST_COST)
         self._unacknowledged += cost
         if self._unacknowledged >= UNACKNOWLEDGED_LIMIT:
             self.wire.pause_reading()
-        sent = self._hub.send(self._room, Publication(payload, DataKind.TEXT if text else DataKind.BINARY, self.id))
+        sent = self._hub.send(self._room, publication)
         sent.add_done_callback(partial(self._acknowledged, cost))
+
+    def _objection(self, publication: Publication) -> Error | None:
+        """Why it may not be published; what is text here counts as the JSON that protocol clients get of it."""
+        if not self._rights.publish:
+            return Errors.PERMISSION_DENIED
+        if self._rights.strict is None:
+            return None
+        binary = publication.kind is DataKind.BINARY
+        data = publication.data if binary or not publication.data else as_json(publication)
+        complaint = self._rights.strict.complaint(data, binary=binary)
+        return replace(Errors.BAD_REQUEST, message=complaint) if complaint else None
 
     def _acknowledged(self, cost: int, sent: asyncio.Future[None]) -> None:
         self._unacknowledged -= cost
         if self._unacknowledged < UNACKNOWLEDGED_LIMIT // 2:
             self.wire.resume_reading()
         if (error := sent.exception()) is not None:
-            self._hub.unsent.add()
+            self._hub.unsent.add(last=str(error))
             self._tell(replace(Errors.NOT_RELAYED, message=str(error)))
 
     def _tell(self, error: Error) -> None:
@@ -114,28 +143,40 @@ class RawConnection:
         """Raw clients know no positions; what is lost to them is counted (`Streams.lost`)."""
 
     def on_close(self, code: int, reason: str) -> None:
-        self._admission.leave()
+        self._admission.leave(RAW, code)
         self._hub.remove(self)
+        log.debug("connection closed: %d %s", code, reason, extra=self.extra)
+
+    def on_open(self) -> None:
+        log.debug("connection opened in %r", self._room, extra=self.extra)
+
+    @property
+    def extra(self) -> dict[str, str]:
+        """For log lines."""
+        return {"connection": self.name.decode()}
 
 
 class EchoConnection:
     """A client of `/echo`."""
 
-    __slots__ = ("_admission", "_bucket", "_wire")
+    __slots__ = ("_admission", "_bucket", "_hub", "_wire")
 
-    def __init__(self, admission: Admission, wire: Wire) -> None:
+    def __init__(self, hub: HubCore, admission: Admission, wire: Wire) -> None:
+        self._hub = hub
         self._admission = admission
         self._bucket = admission.bucket()
         self._wire = wire
 
     def on_message(self, payload: bytes, text: bool) -> None:
+        self._hub.received += 1
+        self._hub.received_bytes += len(payload)
         if self._bucket is not None and not self._bucket.take():
             self._wire.close(Disconnects.TOO_MANY_MESSAGES)
             return
-        self._wire.write(text_frame(payload) if text else binary_frame(payload))
+        self._wire.write(pack(text_frame(payload) if text else binary_frame(payload), self._wire.compression))
 
     def on_close(self, code: int, reason: str) -> None:
-        self._admission.leave()
+        self._admission.leave(ECHO, code)
 
 
 class _Endpoint:
@@ -149,7 +190,7 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._hub.start()
         await receive()  # websocket.connect
-        refusal = await self._admission.check(HTTPConnection(scope))
+        refusal = await self._admission.check(HTTPConnection(scope), paced=is_ours(scope))
         if refusal is not None:
             await refuse(scope, send, refusal)
         else:
@@ -164,8 +205,8 @@ class EchoEndpoint(_Endpoint):
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         wire = wire_of(scope, receive, send, self._settings)
-        connection = EchoConnection(self._admission, wire)
-        self._admission.enter()
+        connection = EchoConnection(self._hub, self._admission, wire)
+        self._admission.enter(ECHO)
         try:
             await send({"type": "websocket.accept"})
         except BaseException:  # the client has gone meanwhile
@@ -185,30 +226,31 @@ class RawEndpoint(_Endpoint):
         try:
             room = channel_name(scope["path_params"].get("room", LOBBY))
         except InvalidChannel:
-            await refuse(scope, send, Disconnects.BAD_ROOM)
+            await refuse(scope, send, self._admission.refuse(Disconnects.BAD_ROOM))
             return
         rights = await self._authority.room(room, trusted=self._admission.closed)
         if not rights.join:
-            await refuse(scope, send, Disconnects.FORBIDDEN_ROOM)
+            await refuse(scope, send, self._admission.refuse(Disconnects.FORBIDDEN_ROOM))
             return
         query = HTTPConnection(scope).query_params
         wire = wire_of(scope, receive, send, self._settings)
         echo = query.get("echo") != "0"
-        connection = RawConnection(self._hub, self._admission, wire, room, echo=echo, may_publish=rights.publish)
+        connection = RawConnection(self._hub, self._admission, wire, room, echo=echo, rights=rights)
         # Before the subscription: what it delivers waits in the wire until the handshake is answered.
         if query.get("hello") == "1":
             wire.write(control_frame("hello", {"node": self._hub.node, "worker": os.getpid(), "room": room}))
-        self._admission.enter()
+        self._admission.enter(RAW)
         try:
-            await self._hub.subscribe(connection, room)
+            await self._hub.subscribe(connection, room, deflated(RAW_FORM, wire.compression))
             await send({"type": "websocket.accept"})
         except BrokerUnavailable:
-            connection.on_close(1006, "")
-            await refuse(scope, send, Disconnects.UNAVAILABLE)
+            connection.on_close(Disconnects.UNAVAILABLE.code, Disconnects.UNAVAILABLE.reason)
+            await refuse(scope, send, self._admission.refuse(Disconnects.UNAVAILABLE))
             return
         except BaseException:  # the client has gone meanwhile
             connection.on_close(1006, "")
             raise
+        connection.on_open()
         await wire.serve(connection)
 
 
@@ -221,7 +263,7 @@ async def refuse(scope: Scope, send: Send, disconnect: Disconnect) -> None:
     if disconnect is not Disconnects.FORBIDDEN_ORIGIN:
         await send({"type": "websocket.accept"})
         await send({"type": "websocket.close", "code": disconnect.code, "reason": disconnect.reason})
-    elif EXTENSION in scope.get("extensions", {}):
+    elif is_ours(scope):
         body = b"This origin may not connect; list it in HUB_ORIGINS.\n"
         headers = [(b"content-type", b"text/plain; charset=utf-8")]
         await send({"type": "websocket.http.response.start", "status": 403, "headers": headers})

@@ -9,9 +9,14 @@ from typing import Any
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 
 from hub.embedded import EmbeddedServer, find_server
 from tests.support.needs import need
+
+# How long one example takes says something about the machine only; pytest's timeout bounds all of them together.
+settings.register_profile("hub", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hub")
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:

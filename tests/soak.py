@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hub.embedded import find_server
-from tests.support.checker import Checker, all_reach
+from tests.support.checker import FREEZE, Checker, all_reach
 from tests.support.deployment import KEY, Deployment, running_deployment
 from tests.support.ledger import Ledger, Place
 from tests.support.traffic import Traffic
@@ -41,16 +41,18 @@ class Plan:
     # Of each client.
     subscriptions: int = 2
     # Publications a second, of all channels together.
-    rate: float = 2000
-    duration: float = 60
+    rate: float = 2000.0
+    duration: float = 60.0
     seed: int = 1
     # Workers of each `hub serve`.
     shape: tuple[int, ...] = (3,)
     # Mean time between two kills of a worker, and between two cuts of pub/sub connections.
-    kill_every: float = 4
-    cut_every: float = 2
+    kill_every: float = 4.0
+    cut_every: float = 2.0
+    # Mean time between two losses of the connection of each client, which resets it, closes it or freezes; 0 for none.
+    churn: float = 0.0
     # Nobody may hear a publication later than this after the call of the API.
-    patience: float = 20
+    patience: float = 20.0
 
 
 @dataclass(slots=True)
@@ -61,6 +63,7 @@ class Report:
     ledger: Ledger
     kills: int = 0
     cuts: int = 0
+    churned: int = 0
     sent: int = 0
     unanswered: int = 0
     duration: float = 0.0
@@ -81,7 +84,7 @@ async def run(plan: Plan, redis_binary: str, nginx: str) -> Report:
         async with _clients(plan, deployment, channels, report) as checkers:
             traffic = Traffic(deployment.url, KEY, channels, plan.rate, report.ledger)
             async with traffic:
-                await _disturb(deployment, report)
+                await _disturb(deployment, checkers, report)
                 await traffic.stop()
                 tops = await traffic.publishers[0].tops(channels)
                 await _settle(checkers, tops, report)
@@ -109,15 +112,21 @@ async def _clients(
             report.events += checker.events
 
 
-async def _disturb(deployment: Deployment, report: Report) -> None:
+async def _disturb(deployment: Deployment, checkers: list[Checker], report: Report) -> None:
     """For the duration, in its own rhythm each; quiet at the end, so that the last publications are not special."""
     plan, rng = report.plan, random.Random(report.plan.seed)
     over = time.monotonic() + plan.duration
 
     async def often(mean: float, do: Callable[[], None]) -> None:
-        while (pause := rng.uniform(0.5, 1.5) * mean) < over - time.monotonic():
+        while mean and (pause := rng.uniform(0.5, 1.5) * mean) < over - time.monotonic():
             await asyncio.sleep(pause)
             await asyncio.to_thread(do)
+
+    async def churn() -> None:
+        while plan.churn and time.monotonic() < over - FREEZE:
+            await asyncio.sleep(rng.expovariate(plan.clients / plan.churn))
+            rng.choice(checkers).restart(rng.choice(("abort", "close", "freeze")))
+            report.churned += 1
 
     def kill() -> None:
         report.kills += deployment.kill_a_worker(rng)
@@ -125,7 +134,7 @@ async def _disturb(deployment: Deployment, report: Report) -> None:
     def cut() -> None:
         report.cuts += deployment.cut_subscriptions(rng)
 
-    await asyncio.gather(often(plan.kill_every, kill), often(plan.cut_every, cut))
+    await asyncio.gather(often(plan.kill_every, kill), often(plan.cut_every, cut), churn())
     await asyncio.sleep(max(0.0, over - time.monotonic()))
 
 
@@ -181,6 +190,7 @@ def _table(report: Report) -> Table:
         "deliveries": f"{ledger.deliveries} of {report.expected}",
         "workers killed": f"{report.kills}",
         "pub/sub connections cut": f"{report.cuts}",
+        "connections ended by clients": f"{report.churned}",
         "connections lost, recoveries": f"{events['connected'] - report.plan.clients}, {events['recovered']}",
         "unsubscribed with 2500": f"{events['unsubscribed 2500']}",
         "slowest delivery": f"{ledger.slowest:.2f} s",
@@ -198,9 +208,12 @@ def _table(report: Report) -> Table:
 @click.option("--subscriptions", default=Plan().subscriptions, show_default=True, help="Channels of each client.")
 @click.option("--rate", default=Plan().rate, show_default=True, help="Publications a second.")
 @click.option("--seconds", "duration", default=Plan().duration, show_default=True)
+@click.option("--kill-every", default=Plan().kill_every, show_default=True, help="Seconds between kills; 0 never.")
+@click.option("--cut-every", default=Plan().cut_every, show_default=True, help="Of pub/sub connections; 0 never.")
+@click.option("--churn", default=Plan().churn, show_default=True, help="Seconds that a client stays; 0 for good.")
 @click.option("--seed", default=Plan().seed, show_default=True, help="Of what is killed and when.")
 @click.option("--hubs", "shape", default="3", show_default=True, help="Workers of each `hub serve`: 1,1,1 are three.")
-def main(shape: str, **options: int) -> None:
+def main(shape: str, **options: float) -> None:
     """Kill and cut while everybody listens; the exit status is 1 if anything was lost, repeated or turned round."""
     redis, nginx = find_server(), shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
     if redis is None or nginx is None:

@@ -13,6 +13,7 @@ import pytest
 from tests.protocol.test_frames import client_frame
 from tests.support.attackers import Attacker, allow_many_sockets, watch
 from tests.support.canary import Canary
+from tests.support.garbage import random_frames
 from tests.support.server import HubProcess, hub_serve
 from tests.support.sockets import HANDSHAKE
 
@@ -87,21 +88,6 @@ def assert_kept_alive(attackers: list[Attacker]) -> None:
         attacker.got = b""
         attacker.send(b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n")
     assert not watch(attackers, SLACK, lambda attacker: b'"live"' in attacker.got)
-
-
-def random_frames(rng: random.Random, count: int) -> bytes:
-    """Frames of which most are legal by themselves and some are not."""
-    frames = []
-    for _ in range(count):
-        opcode = rng.choice((0, 1, 1, 2, 2, 8, 9, 10, rng.randrange(16)))
-        payload = rng.randbytes(rng.choice((0, 1, 5, 125, 126, rng.randrange(2000))))
-        if opcode == 1 and rng.random() < 0.7:
-            payload = b"text " * (len(payload) // 5)
-        frame = client_frame(opcode, payload, fin=rng.random() < 0.8, rsv=rng.choice((0, 0, 0, 0, 1, 4)))
-        if rng.random() < 0.1:
-            frame = frame[: rng.randrange(len(frame))] + rng.randbytes(8)
-        frames.append(frame)
-    return b"".join(frames)
 
 
 def random_handshake(rng: random.Random) -> bytes:

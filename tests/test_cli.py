@@ -36,7 +36,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         (["--workers", "0"], "0 is not in the range"),
         (["--drain", "-1"], "-1.0 is not in the range"),
         (["--log-format", "xml"], "'xml' is not one of"),
-        (["--redis-url", "http://s3cret@localhost"], "redis://, rediss:// or unix://"),
+        (["--redis-url", "http://s3cret@localhost"], "redis://, rediss://, unix://"),
         (["--redis-url", "redis://:s3cret@localhost:port"], "the Redis URL cannot be used"),
         (["--redis-url", "redis://:s3cret@localhost/0?nonsense=1"], "the Redis URL cannot be used"),
         (["--config", "nothing.toml"], "there is no file 'nothing.toml'"),
@@ -61,7 +61,7 @@ def test_bad_values_of_serve(run: Run, arguments: list[str], said: str) -> None:
         ("HUB_WORKERS", "many", "workers"),
         ("HUB_DRAIN", "-1", "drain"),
         ("HUB_PING_TIMEOUT", "60", "ping_timeout must not be longer than ping_interval"),
-        ("REDIS_URL", "localhost:6379", "redis://, rediss:// or unix://"),
+        ("REDIS_URL", "localhost:6379", "redis://, rediss://, unix://"),
     ],
 )
 def test_bad_values_of_the_environment(
@@ -90,7 +90,7 @@ def test_help_and_version(run: Run) -> None:
     assert status == 0
     for name in ("host", "port", "workers", "uds", "redis-url", "config", "log-format", "drain"):
         assert f"--{name}" in out
-    assert "[env: REDIS_URL]" in out
+    assert "[env: REDIS_URL]" in " ".join(out.split())
     assert run()[0] == 2
 
 

@@ -58,7 +58,7 @@ class Transport(asyncio.Transport):
 
 def scope_of(data: bytes, *, tls: bool = False, **options: Any) -> dict[str, Any]:
     config = configured(**options)
-    parsed, response = answer(data, config)
+    parsed, response, _ = answer(data, config)
     assert parsed is not None
     assert response.status_code == 101
     return websocket_scope(parsed, config, Transport(tls=tls))
@@ -67,12 +67,13 @@ def scope_of(data: bytes, *, tls: bool = False, **options: Any) -> dict[str, Any
 def test_the_answer() -> None:
     """101 with the key of RFC 6455 §1.3, no extension, and the headers that uvicorn was told to send."""
     offer = request(Sec_WebSocket_Extensions=b"permessage-deflate", Sec_WebSocket_Protocol=b"a, b")
-    _, response = answer(offer, configured(headers=[("X-Served-By", "hub")], server_header=True))
+    _, response, compression = answer(offer, configured(headers=[("X-Served-By", "hub")], server_header=True))
     assert response.status_code == 101
     assert response.headers["Sec-WebSocket-Accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
     assert response.headers["x-served-by"] == "hub"
     assert response.headers["server"] == "uvicorn"
-    assert "Sec-WebSocket-Extensions" not in response.headers
+    assert "Sec-WebSocket-Extensions" not in response.headers  # off by default
+    assert compression == 0
     assert "Sec-WebSocket-Protocol" not in response.headers  # the application chooses
 
 
@@ -100,9 +101,55 @@ def test_the_answer() -> None:
 )
 def test_refusals(data: bytes, status: int) -> None:
     """What is not a handshake gets the status that says why, and no exception comes out."""
-    _, response = answer(data, configured())
+    _, response, _ = answer(data, configured(), compression=True)
     assert response.status_code == status
     assert response.body
+
+
+NO_CONTEXT = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+
+
+@pytest.mark.parametrize(
+    ("offers", "agreed", "bits"),
+    [
+        pytest.param(b"permessage-deflate; client_max_window_bits", NO_CONTEXT, 15, id="browser"),
+        pytest.param(
+            b"permessage-deflate; server_max_window_bits=10, permessage-deflate",
+            f"{NO_CONTEXT}; server_max_window_bits=10",
+            10,
+            id="first",
+        ),
+        pytest.param(b'permessage-deflate; server_max_window_bits="9"', f"{NO_CONTEXT}; server_max_window_bits=9", 9),
+        pytest.param(b"permessage-deflate; server_max_window_bits=8, permessage-deflate", NO_CONTEXT, 15, id="second"),
+        pytest.param(b"x-webkit-deflate-frame, permessage-deflate", NO_CONTEXT, 15, id="after-a-stranger"),
+        pytest.param(b"permessage-deflate; server_max_window_bits=8", None, 0, id="cannot"),
+        pytest.param(b"permessage-deflate; mystery", None, 0, id="mystery"),
+        pytest.param(b"permessage-bzip2", None, 0, id="stranger"),
+    ],
+)
+def test_compression(offers: bytes, agreed: str | None, bits: int) -> None:
+    """The first offer that can be met is taken, once; who makes none that can gets a connection without."""
+    config = configured()
+    _, response, compression = answer(request(Sec_WebSocket_Extensions=offers), config, compression=True)
+    assert response.status_code == 101
+    assert response.headers.get("Sec-WebSocket-Extensions") == agreed
+    assert compression == bits
+    in_two = request(Sec_WebSocket_Extensions=offers.replace(b", ", b"\r\nSec-WebSocket-Extensions: "))
+    assert answer(in_two, config, compression=True).compression == bits
+
+
+def test_no_offer() -> None:
+    """Compression is the client's wish."""
+    _, response, compression = answer(request(), configured(), compression=True)
+    assert (response.status_code, compression) == (101, 0)
+    assert "Sec-WebSocket-Extensions" not in response.headers
+
+
+def test_an_offer_that_cannot_be_parsed() -> None:
+    """It is refused, with the reason."""
+    _, response, compression = answer(request(Sec_WebSocket_Extensions=b"permessage;;"), configured(), compression=True)
+    assert (response.status_code, compression) == (400, 0)
+    assert b"Sec-WebSocket-Extensions" in bytes(response.body or b"")
 
 
 def test_scope() -> None:

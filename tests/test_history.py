@@ -238,6 +238,27 @@ async def test_removed_history(broker: Broker) -> None:
     assert await kept(broker) == [4]
 
 
+async def test_renewed_history(ear: Ear) -> None:
+    """It goes on under another epoch of the same origin, once, whoever asks for it."""
+    broker = ear.broker
+    await broker.renew_history("room", "nobody's")
+    epoch = await fill(broker, 3)
+    await broker.renew_history("room", "another")
+    assert (await page(broker)).position == (3, epoch)
+    await asyncio.gather(*(broker.renew_history("room", epoch) for _ in range(3)))
+    publications, (offset, renewed) = await page(broker)
+    assert ([number for number, _ in publications], offset) == ([1, 2, 3], 3)
+    assert renewed != epoch
+    assert renewed.startswith(f"{epoch}.")
+    result = await broker.append("room", b"4", history=KEPT)
+    assert result == (4, renewed, False)
+    assert (await ear.hears(4))[-1] == positioned(result, b"4")
+    await broker.renew_history("room", renewed)
+    last = (await page(broker)).position.epoch
+    assert last not in (epoch, renewed)
+    assert len(last) == len(renewed)
+
+
 # Reading a part
 
 
@@ -402,6 +423,7 @@ async def test_a_stopped_broker_refuses(place: Backend) -> None:
         lambda: broker.append("room", b"hi", history=None),
         lambda: broker.read_history("room", since=None, limit=-1, reverse=False, meta_ttl=60),
         lambda: broker.remove_history("room"),
+        lambda: broker.renew_history("room", "epoch"),
     )
     for call in calls:
         with pytest.raises(BrokerUnavailable, match="the broker is stopped"):

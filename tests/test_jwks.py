@@ -275,20 +275,6 @@ async def test_a_socket_that_says_nothing(endpoint: Endpoint, keys: KeySet, monk
         await keys.find("r", "RS256")
 
 
-class Drip:
-    """A response that never ends, a byte at a time."""
-
-    def read1(self, size: int) -> bytes:
-        return b" "
-
-
-def test_a_body_that_drips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each read is quick, all together are not."""
-    monkeypatch.setattr(jwks, "TIMEOUT", 0.01)
-    with pytest.raises(TimeoutError):
-        jwks._body(Drip())  # type: ignore[arg-type]
-
-
 async def test_a_body_without_end(endpoint: Endpoint, keys: KeySet) -> None:
     """More than the limit is not kept."""
     endpoint.body = b" " * (4 * MAX_SIZE)

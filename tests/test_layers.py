@@ -12,19 +12,20 @@ import hub
 ROOT = Path(hub.__file__).parent
 
 LAYERS = (
-    ("errors", "types", "namespaces", "config", "log"),
+    ("errors", "types", "namespaces", "config", "log", "histogram", "watchdog"),
     (
         *("registry", "deadlines", "tokens", "keys", "jwks", "protocol"),
-        *("protocol.envelope", "protocol.frames", "protocol.backlog", "protocol.fossil", "protocol.tags"),
+        *("protocol.envelope", "protocol.frames", "protocol.deflate", "protocol.backlog", "protocol.fossil"),
+        "protocol.tags",
         *("protocol.forms", "protocol.stream", "protocol.commands", "protocol.replies", "protocol.session"),
     ),
     ("broker", "memory", "memory_history", "memory_presence"),
     (
-        *("redis_link", "redis_commands", "redis_scripts", "redis_feed", "redis_history"),
+        *("redis_sentinel", "redis_link", "redis_commands", "redis_scripts", "redis_feed", "redis_history"),
         *("redis_lease", "redis_presence", "pubsub"),
     ),
-    ("hub", "streams", "authority", "admission"),
-    ("handshake", "wire_server", "asgi", "wire", "plain", "http"),
+    ("hub", "streams", "authority", "admission", "capacity"),
+    ("handshake", "wire_contract", "wire_server", "asgi", "wire", "plain", "http"),
     (
         "clients",
         "client",
@@ -37,6 +38,9 @@ LAYERS = (
         "api_methods",
         "api_models",
         "health",
+        "metrics",
+        "exposition",
+        "siblings",
     ),
     (
         "embed",
@@ -88,4 +92,4 @@ def test_nothing_points_upward(path: Path) -> None:
 def test_redis_is_imported_in_one_layer() -> None:
     """redis-py is known to the drivers, and to `Hub` for the type of its argument."""
     users = {module_name(path) for path in MODULES if "redis.asyncio" in (ROOT / path).read_text()}
-    assert users == {"redis_link", "pubsub", "embed"}
+    assert users == {"redis_sentinel", "redis_link", "pubsub", "embed"}

@@ -20,7 +20,10 @@ class Told:
     def __init__(self) -> None:
         self.heard: list[bytes] = []
 
-    def on_gap(self) -> None:
+    def on_loss(self) -> None:
+        raise AssertionError("memory loses nothing")
+
+    def on_gap(self, *, moved: bool) -> None:
         raise AssertionError("memory has no gaps")
 
     def on_control(self, payload: bytes) -> None:

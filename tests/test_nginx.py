@@ -105,16 +105,25 @@ async def test_plain_requests_keep_the_connection_to_the_replica() -> None:
         assert not backend.headers.keys() & {"upgrade", "connection"}
 
 
-@pytest.mark.parametrize("broken", [0, 503])
-async def test_a_handshake_goes_to_the_next_replica(broken: int) -> None:
-    """One that is down, and one that drains, are passed over; each handshake comes in, and no log has the token."""
-    async with proxied(broken, broken, 200) as (proxy, backends):
+async def test_a_handshake_goes_to_the_next_replica() -> None:
+    """Those that are down are passed over; each handshake comes in, and no log has the token."""
+    async with proxied(0, 0, 200) as (proxy, backends):
         for _ in range(10):
             assert await request(proxy, f"GET /ws/room?{TOKEN}", HANDSHAKE) == 200
         assert len(backends[2].requests) == 10
         await eventually(lambda: proxy.access_log.count('"GET /ws/room" 200') == 10)
         assert f"127.0.0.1:{backends[0].port}, " in proxy.access_log
         assert TOKEN not in proxy.access_log + proxy.error_log
+
+
+async def test_refused_handshakes_do_not_disturb_the_others() -> None:
+    """Replicas that take no more connections for the moment, with 503, are not down: what else comes is served."""
+    async with proxied(503, 503, 503) as (proxy, backends):
+        for _ in range(4):
+            assert await request(proxy, "GET /ws/room", HANDSHAKE) == 503
+            assert await request(proxy, "POST /api/publish", body=b"{}") == 503  # and not nginx's own 502
+        assert sum(len(backend.requests) for backend in backends) == 8
+        assert "502" not in proxy.access_log
 
 
 async def test_a_publication_is_not_repeated() -> None:

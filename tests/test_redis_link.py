@@ -391,7 +391,7 @@ async def test_a_server_that_is_none(caplog: pytest.LogCaptureFixture) -> None:
     """What is not RESP ends the link."""
 
     async def web(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in range(4):
+        for _ in range(5):
             await read_command(reader)
             writer.write(b"+OK\r\n")
         await read_command(reader)
@@ -411,7 +411,7 @@ async def test_an_end_right_after_the_last_reply() -> None:
     """The transport has told its first protocol that the server is gone; it will not tell ours."""
 
     async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in range(4):
+        for _ in range(5):
             await read_command(reader)
             writer.write(b"+OK\r\n")
 

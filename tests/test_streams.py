@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from hub import streams
+from hub.errors import BrokerUnavailable
 from hub.hub import HubCore
 from hub.types import StreamPosition
 from tests.support.positions import (
@@ -134,6 +136,144 @@ async def test_a_gap_of_the_feed_heals_all_channels(hub: HubCore, feed: Feed) ->
     await hears(bob, 1, 2, 3)
     await say(hub, 4)
     await hears(ann, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("fresh", [0, 1, 2, 4])
+async def test_a_history_that_has_lost_its_end(hub: HubCore, feed: Feed, fresh: int) -> None:
+    """Others took the places of the lost: positioned subscribers are told, others hear what is new, nothing twice."""
+    ann, bob = await Hearer(hub).join(), await Hearer(hub).listen()
+    await say(hub, 1, 2, 3, 4)
+    await hears(ann, 1, 2, 3, 4)
+    before = ann.position
+    hub.on_loss()
+    await feed.fall_back(2)
+    for number in range(5, 5 + fresh):
+        await feed.lose(number)
+    hub.on_gap(moved=True)
+    await eventually(lambda: ann.told)
+    await say(hub, 9)
+    await hears(bob, 1, 2, 3, 4, *range(5, 5 + fresh), 9)
+    assert (ann.told, ann.heard) == (1, [1, 2, 3, 4])
+    assert hub.streams.renewed.total == hub.streams.lost.total == 1
+    for offset in (1, 2, 3, 4):
+        back = await Hearer(hub).join(StreamPosition(offset, before.epoch))
+        assert back.result is not None
+        assert (back.result.recovered, back.heard) == (False, [])
+    again = await Hearer(hub).join(StreamPosition(2, back.result.epoch))
+    assert again.result is not None
+    assert (again.result.recovered, again.heard) == (True, [*range(5, 5 + fresh), 9])
+
+
+async def test_nothing_is_believed_between_a_loss_and_its_end(hub: HubCore, feed: Feed) -> None:
+    """What comes first over a new feed may follow on what is lost, though its number fits: it waits for a read."""
+    ann = await Hearer(hub).join()
+    await say(hub, 1, 2)
+    await hears(ann, 1, 2)
+    hub.on_loss()
+    await feed.fall_back(1)
+    await feed.lose(3)
+    await say(hub, 4)
+    joining = asyncio.create_task(Hearer(hub).join(ann.position))
+    with pytest.raises(TimeoutError):
+        await eventually(lambda: len(ann.heard) > 2 or joining.done(), 0.1)
+    hub.on_gap(moved=True)
+    back = await joining
+    await eventually(lambda: ann.told)
+    assert back.result is not None
+    assert not back.result.recovered
+    assert ann.heard == [1, 2]
+
+
+async def test_a_server_that_has_everything(hub: HubCore, feed: Feed) -> None:
+    """Another one, and yet nobody notices: what was missed is filled in."""
+    ann = await Hearer(hub).join()
+    await say(hub, 1, 2)
+    await hears(ann, 1, 2)
+    hub.on_loss()
+    await feed.lose(3)
+    hub.on_gap(moved=True)
+    await hears(ann, 1, 2, 3)
+    assert (ann.told, hub.streams.renewed.total) == (0, 0)
+
+
+@pytest.mark.parametrize("moved", [True, False])
+async def test_a_proof_that_was_trimmed(moved: bool) -> None:
+    """The publication at the position has made room for others: another server proves nothing so."""
+    feed, options = MemoryFeed(), KEPT.model_copy(update={"history_size": 4})
+    async with worker(feed.broker, options) as hub:
+        ann = await Hearer(hub).join()
+        await say(hub, 1, 2, 3, 4)
+        await hears(ann, 1, 2, 3, 4)
+        hub.on_loss()
+        if moved:
+            await feed.fall_back(2)
+        feed.broker.deaf = True
+        await say(hub, *range(5, 11) if moved else range(5, 9))
+        feed.broker.deaf = False
+        hub.on_gap(moved=moved)
+        if moved:
+            await eventually(lambda: ann.told)
+        else:
+            await hears(ann, *range(1, 9))
+        assert hub.streams.renewed.total == moved
+
+
+LARGE = KEPT.model_copy(update={"history_size": 1000})
+
+
+async def lose_many(feed: MemoryFeed, hub: HubCore, *numbers: int) -> None:
+    feed.broker.deaf = True
+    await say(hub, *numbers)
+    feed.broker.deaf = False
+
+
+async def test_what_was_missed_is_read_in_parts() -> None:
+    """However much it is, no single answer takes long; the same for what a client wants to recover."""
+    feed = MemoryFeed()
+    async with worker(feed.broker, LARGE, recovery_limit=250) as hub:
+        ann = await Hearer(hub).join()
+        await lose_many(feed, hub, *range(1, 331))
+        hub.on_gap()
+        await hears(ann, *range(1, 331))
+        assert feed.broker.reads == [None, 0, 100, 200, 300]
+        late = await Hearer(hub).join(StreamPosition(100, ann.position.epoch))
+        assert late.heard == [*range(101, 331)]
+    async with worker(feed.broker, LARGE, recovery_limit=250) as other:
+        del feed.broker.reads[:]
+        await Hearer(other).join(ann.position)
+        assert feed.broker.reads == [None, 231, 131]
+
+
+@pytest.mark.parametrize("fault", ["wiped", "continued"])
+async def test_what_happens_between_two_parts(fault: str) -> None:
+    """Parts of two histories are none of one; what is published meanwhile is in the last part, and heard once."""
+    feed = MemoryFeed()
+    async with worker(feed.broker, LARGE, recovery_limit=250) as hub:
+        script = Script(hub, feed)
+        ann = await Hearer(hub).join()
+        await lose_many(feed, hub, *range(1, 131))
+        script.broker.slow = True
+        hub.on_gap()
+        await script.settle()
+        if fault == "wiped":
+            await feed.wipe()
+        await say(hub, *range(131, 141))
+        script.broker.slow = False
+        script.broker.answer()
+        if fault == "wiped":
+            await eventually(lambda: ann.told)
+            assert ann.heard == []
+        else:
+            await hears(ann, *range(1, 141))
+
+
+async def test_a_feed_that_does_not_come_back(hub: HubCore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who joins meanwhile is refused after a while."""
+    await Hearer(hub).join()
+    hub.on_loss()
+    monkeypatch.setattr(streams, "PATIENCE", 0.05)
+    with pytest.raises(BrokerUnavailable, match="the history cannot be read"):
+        await Hearer(hub).join()
 
 
 async def test_the_latest_publication(feed: Feed) -> None:

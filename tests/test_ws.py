@@ -20,6 +20,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from hub import BrokerUnavailable, Hub, Settings
 from hub.memory import MemoryBroker
+from hub.namespaces import OPEN
 from tests.support.uvicorn_server import serving
 from tests.support.waiting import eventually
 
@@ -393,3 +394,21 @@ def test_under_testclient() -> None:
         headers = {"Origin": OTHER}
         with pytest.raises(WebSocketDisconnect), client.websocket_connect("/ws?token=secret", headers=headers):
             pass
+
+
+async def test_what_a_namespace_does_not_take(serve: Serve) -> None:
+    """Where publications must have a format, others are refused with the reason, and the connection goes on."""
+    options = OPEN.model_copy(update={"publication_data_format": "json_object"})
+    async with serve(Hub(Settings(namespaces={"orders": options}))) as url:
+        async with websockets.connect(f"{url}/ws/orders:1") as client:
+            for message, complaint in (
+                ("", "data is missing"),
+                ("hello", "data must be a JSON object"),
+                ("{not json}", "data must be a JSON object"),
+                (b"{}", "data must be JSON"),
+            ):
+                await client.send(message)
+                error = json.loads(await client.recv())["hub"]["error"]
+                assert error == {"code": 107, "message": complaint, "temporary": False}
+            await client.send('{"id": 1}')
+            assert await client.recv() == '{"id": 1}'

@@ -2,10 +2,13 @@
 local lease, limit, claim = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
 -- What another lease has taken over is not among them any more.
-local members = redis.call('SPOP', index(lease), limit)
+-- What is not the hub's is passed over, so that no dead worker's entries stay because of it.
+local members = redis.pcall('SPOP', index(lease), limit)
 for _, member in ipairs(members) do
     local client, channel = string.match(member, '^(%S+) (.*)$')
-    remove(channel, client)
+    if client then
+        unless_occupied(remove, channel, client)
+    end
 end
 if #members == limit then
     redis.call('ZADD', lapsed, 'XX', now() + claim, lease)

@@ -23,11 +23,27 @@ local function entries(channel)
     return prefix .. ':presence:{' .. channel .. '}'
 end
 
--- An entry is `<lease> <announce> <length of user> <user><info>`.
+-- An entry is `<lease> <announce> <length of user> <user><info>`. What somebody else has put there is nobody's.
 local function parse(value)
     local lease, announce, length, start = string.match(value, '^(%S+) ([01]) (%d+) ()')
+    if not lease then
+        return '', '0', '', ''
+    end
     local rest = start + tonumber(length)
     return lease, announce, string.sub(value, start, rest - 1), string.sub(value, rest)
+end
+
+-- Run `change`. Whether it went well, false if a key holds another kind of value; other faults are the script's.
+local function unless_occupied(change, ...)
+    local done, fault = pcall(change, ...)
+    if done then
+        return true, fault
+    end
+    local text = type(fault) == 'table' and fault.err or tostring(fault)
+    if not string.find(text, 'WRONGTYPE', 1, true) then
+        error(fault, 0)
+    end
+    return false
 end
 
 local function count_user(channel, user, change)

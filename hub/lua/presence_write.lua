@@ -1,4 +1,5 @@
--- Make entries what a worker wants them to be. 1, or 0 if the worker has lost its lease: then nothing was done.
+-- Make entries what a worker wants them to be. Returns the places (from 0) of those whose keys hold something else, so
+-- that they could not be written; or 0 if the worker has lost its lease: then nothing was done.
 local lease = ARGV[2]
 -- From the third on, five for each entry: what to do (+ add, = restore, - remove, ! remove what should be there) and
 -- whether to announce, channel, client, user, info.
@@ -33,9 +34,7 @@ local function add(silent, announce, channel, client, user, info)
     end
 end
 
-for at = FIRST, #ARGV, WIDTH do
-    local what, announce = string.sub(ARGV[at], 1, 1), string.sub(ARGV[at], 2, 2)
-    local channel, client, user, info = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+local function change(what, announce, channel, client, user, info)
     if what == '+' or what == '=' then
         add(what == '=', announce, channel, client, user, info)
     elseif not remove(channel, client) and what == '!' then
@@ -43,4 +42,12 @@ for at = FIRST, #ARGV, WIDTH do
         tell(channel, '-', announce, info)
     end
 end
-return 1
+
+local occupied = {}
+for at = FIRST, #ARGV, WIDTH do
+    local what, announce = string.sub(ARGV[at], 1, 1), string.sub(ARGV[at], 2, 2)
+    if not unless_occupied(change, what, announce, ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]) then
+        occupied[#occupied + 1] = (at - FIRST) / WIDTH
+    end
+end
+return occupied

@@ -19,11 +19,12 @@ import msgspec
 
 from ..types import DataKind, Membership, Publication
 
-__all__ = ["decode", "encode", "membership", "positioned"]
+__all__ = ["decode", "encode", "is_json_object", "membership", "positioned"]
 
 _KINDS = {int(kind): kind for kind in DataKind}
 _META, _DELTA, _POSITION, _JOIN, _LEAVE = b"mdp+-"
 _tags_decoder = msgspec.json.Decoder(dict[str, str])
+_read_over = msgspec.json.Decoder(msgspec.Raw).decode
 
 NOT_OURS = "not a publication of this hub"
 
@@ -50,6 +51,15 @@ def positioned(payload: bytes, offset: int, epoch: str) -> bytes:
     return b"p%d:%s:" % (offset, epoch.encode()) + payload
 
 
+def is_json_object(data: bytes) -> bool:
+    """Whether clients can be told `data`, a ClientInfo, as it is."""
+    try:
+        _check_object(data)
+    except ValueError:
+        return False
+    return True
+
+
 def decode(payload: bytes) -> Publication | Membership:
     """What `payload` says; ValueError if somebody else wrote to our channels."""
     if not payload:
@@ -60,7 +70,7 @@ def decode(payload: bytes) -> Publication | Membership:
     if kind == _POSITION:
         return _decode_positioned(payload)
     if kind in (_JOIN, _LEAVE):
-        payload.decode()
+        _check_object(payload[1:])
         return Membership(kind == _JOIN, payload[1:])
     return _decode_rich(payload, 0)
 
@@ -71,6 +81,8 @@ def _decode_positioned(payload: bytes) -> Publication:
     if after_offset < 0 or after_epoch < 0:
         raise ValueError(NOT_OURS)
     offset, epoch = int(payload[1:after_offset]), payload[after_offset + 1 : after_epoch].decode()
+    if offset < 1:
+        raise ValueError(NOT_OURS)
     return _decode_rich(payload, after_epoch + 1, offset, epoch)
 
 
@@ -94,15 +106,37 @@ def _decode_plain(payload: bytes, at: int) -> tuple[bytes, DataKind, bytes]:
     data = payload[end:]
     if kind is not DataKind.BINARY and not data.isascii():
         data.decode()  # a text frame that is not UTF-8 would make every browser drop its connection
+    if kind is DataKind.JSON:
+        _check_json(data)
     return data, kind, payload[start:end]
 
 
 def _decode_tags(info: bytes, tags: bytes) -> Mapping[str, str] | None:
-    info.decode()
+    if info:
+        _check_object(info)
     try:
         return _tags_decoder.decode(tags) if tags else None
     except msgspec.MsgspecError:
         raise ValueError(NOT_OURS) from None
+
+
+def _check_object(data: bytes) -> None:
+    data.decode()
+    if not data.startswith(b"{"):
+        raise ValueError(NOT_OURS)
+    _check_json(data)
+
+
+def _check_json(data: bytes) -> None:
+    """It is copied into what clients are told: it must be one value in one line, or everything after it is spoilt."""
+    try:
+        _read_over(data)
+    except msgspec.MsgspecError:
+        raise ValueError(NOT_OURS) from None
+    except RecursionError:
+        pass  # deeper than a reader in Python goes; its publisher was held to the same
+    if b"\n" in data:
+        raise ValueError(NOT_OURS)
 
 
 def _sized(part: bytes) -> bytes:

@@ -14,11 +14,11 @@ from typing import Protocol
 import msgspec
 
 from ..types import DataKind, Membership, Publication
-from . import fossil
+from . import deflate, fossil
 from .frames import binary_frame, text_frame
 from .tags import TagsFilter
 
-__all__ = ["RAW", "Event", "Form", "JsonForm", "as_json", "as_text", "json_publication"]
+__all__ = ["RAW", "Event", "Form", "JsonForm", "as_json", "as_text", "deflated", "json_publication"]
 
 Event = Publication | Membership
 
@@ -72,7 +72,7 @@ def json_publication(publication: Publication, data: bytes, *, delta: bool = Fal
     if publication.offset:
         parts.append(b',"offset":%d' % publication.offset)
         if publication.offset == 1:  # a subscriber of an empty stream learns the epoch from it
-            parts.append(b',"epoch":"' + publication.epoch.encode() + b'"')
+            parts += (b',"epoch":', msgspec.json.encode(publication.epoch))
     if publication.tags:
         parts += (b',"tags":', msgspec.json.encode(publication.tags))
     if delta:
@@ -121,17 +121,23 @@ class JsonForm:
 
     def frames(self, channel: str, events: Sequence[Event], base: Publication | None) -> list[bytes]:
         head = b'{"push":{"channel":' + msgspec.json.encode(channel)
-        known = base if self.based else None
+        # What a patch may be made of: the last publication that the subscriber has got.
+        known = base if self.based and base is not None and self.wants(base) else None
         frames = []
         for event in events:
-            frames.append(self._frame(head, event, known))
-            if isinstance(event, Publication):
+            frame = self._frame(head, event, known)
+            frames.append(frame)
+            if frame and isinstance(event, Publication):
                 known = event
         return frames
 
+    def wants(self, publication: Publication) -> bool:
+        """Whether its tags pass the filter."""
+        return self.tags_filter is None or self.tags_filter.matches(publication.tags)
+
     def _frame(self, head: bytes, event: Event, base: Publication | None) -> bytes:
         if isinstance(event, Publication):
-            if self.tags_filter is not None and not self.tags_filter.matches(event.tags):
+            if not self.wants(event):
                 return b""
             return text_frame(head + b',"pub":' + self.publication(event, base) + b"}}")
         if not self.join_leave:
@@ -148,3 +154,28 @@ class JsonForm:
             if len(patch) < len(data):
                 return json_publication(publication, msgspec.json.encode(patch.decode()), delta=True)
         return json_publication(publication, msgspec.json.encode(data.decode()))
+
+
+@dataclass(frozen=True, slots=True)
+class _DeflatedForm:
+    """Another form, compressed for all that have the same window."""
+
+    form: Form
+    bits: int
+
+    @property
+    def positioned(self) -> bool:
+        return self.form.positioned
+
+    @property
+    def next(self) -> Form:
+        following = self.form.next
+        return self if following is self.form else _DeflatedForm(following, self.bits)
+
+    def frames(self, channel: str, events: Sequence[Event], base: Publication | None) -> list[bytes]:
+        return deflate.pack_all(self.form.frames(channel, events, base), self.bits)
+
+
+def deflated(form: Form, bits: int) -> Form:
+    """`form` for a connection with this `Wire.compression`."""
+    return _DeflatedForm(form, bits) if bits else form

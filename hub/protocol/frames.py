@@ -27,6 +27,7 @@ __all__ = [
     "binary_frame",
     "boundaries",
     "close_frame",
+    "data_frame",
     "may_be_sent",
     "parse_close",
     "ping_frame",
@@ -67,41 +68,42 @@ class FrameError(Exception):
 # Writing
 
 
-def _frame(opcode: int, payload: bytes) -> bytes:
+def data_frame(first: int, payload: bytes) -> bytes:
+    """An unfragmented frame whose opcode and reserved bits are those of `first`."""
     size = len(payload)
     if size < 126:
-        return bytes((FIN | opcode, size)) + payload
+        return bytes((FIN | first, size)) + payload
     if size < 65536:
-        return struct.pack("!BBH", FIN | opcode, 126, size) + payload
-    return struct.pack("!BBQ", FIN | opcode, 127, size) + payload
+        return struct.pack("!BBH", FIN | first, 126, size) + payload
+    return struct.pack("!BBQ", FIN | first, 127, size) + payload
 
 
 def text_frame(payload: bytes) -> bytes:
     """An unfragmented text frame; `payload` must be UTF-8."""
-    return _frame(TEXT, payload)
+    return data_frame(TEXT, payload)
 
 
 def binary_frame(payload: bytes) -> bytes:
     """An unfragmented binary frame."""
-    return _frame(BINARY, payload)
+    return data_frame(BINARY, payload)
 
 
 def ping_frame() -> bytes:
     """A ping without payload: any byte that comes back proves life, so there is nothing to match."""
-    return _frame(Opcode.PING, b"")
+    return data_frame(Opcode.PING, b"")
 
 
 def pong_frame(payload: bytes) -> bytes:
     """The answer to a ping, with its payload (§5.5.3)."""
-    return _frame(Opcode.PONG, payload)
+    return data_frame(Opcode.PONG, payload)
 
 
 def close_frame(code: int | None, reason: str = "") -> bytes:
     """A close frame; without a code its payload is empty (§5.5.1). Longer reasons than 123 bytes are cut."""
     if code is None:
-        return _frame(CLOSE, b"")
+        return data_frame(CLOSE, b"")
     short = reason.encode()[: MAX_CONTROL_PAYLOAD - 2].decode(errors="ignore")
-    return _frame(CLOSE, code.to_bytes(2, "big") + short.encode())
+    return data_frame(CLOSE, code.to_bytes(2, "big") + short.encode())
 
 
 def boundaries(frames: bytes) -> Iterator[tuple[int, int, int]]:
@@ -224,7 +226,7 @@ class FrameParser:
             return None
         first, second = view[at], view[at + 1]
         opcode, size, start = first & 0x0F, second & 0x7F, at + 2
-        if first & RESERVED_BITS or not second & MASKED:  # §5.2: no extension negotiated; §5.1: clients mask
+        if (first & RESERVED_BITS and not self._is_extended(first)) or not second & MASKED:  # §5.2; §5.1
             raise FrameError(Disconnects.PROTOCOL_ERROR)
         if opcode in CONTROL_OPCODES:
             if size > MAX_CONTROL_PAYLOAD or not first & FIN:  # §5.5
@@ -245,6 +247,10 @@ class FrameParser:
         self._at = start + 4
         return opcode, size, view[start : start + 4]
 
+    def _is_extended(self, first: int) -> bool:
+        """Whether an extension explains the reserved bits in the first byte of a frame."""
+        return False
+
     def _check_sequence(self, opcode: int) -> None:
         """§5.4: a continuation continues something, a new message does not begin inside another."""
         if opcode not in DATA_OPCODES or (opcode == CONT) is (self._message is None):
@@ -264,6 +270,10 @@ class FrameParser:
             if opcode == TEXT:
                 self._check_whole_text(payload)
             return opcode, payload
+        return self._begin_piecewise(opcode, size, mask)
+
+    def _begin_piecewise(self, opcode: int, size: int, mask: bytes) -> tuple[int, bytes] | None:
+        """A data frame whose payload becomes a part of the message being assembled."""
         if opcode != CONT:
             self._message, self._kind = bytearray(), opcode
             if opcode == TEXT:
@@ -273,16 +283,21 @@ class FrameParser:
 
     def _take_payload(self) -> None:
         """Move what has arrived of the current frame into the message."""
-        assert self._message is not None
         chunk = unmask(self._buffer[self._at : self._at + self._remaining], self._mask)
         self._at += len(chunk)
         self._remaining -= len(chunk)
         phase = len(chunk) % 4
         self._mask = self._mask[phase:] + self._mask[:phase]
-        self._check_text(chunk, final=False)
+        self._add(chunk)
+
+    def _add(self, chunk: bytes) -> None:
+        """The next part of the message."""
+        assert self._message is not None
+        if self._decoder is not None:
+            self._check_text(chunk, final=False)
         self._message += chunk
 
-    def _finish(self) -> tuple[int, bytes]:
+    def _finish(self) -> tuple[int, bytes] | None:
         """The message whose last frame is complete."""
         assert self._message is not None
         self._check_text(b"", final=True)

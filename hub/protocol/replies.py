@@ -28,6 +28,7 @@ __all__ = [
     "error_reply",
     "json_or_unset",
     "push",
+    "read_client_info",
     "reply",
 ]
 
@@ -114,6 +115,21 @@ class SubscribePush(Struct, omit_defaults=True):
 def client_info(info: ClientInfo) -> bytes:
     """A ClientInfo as JSON."""
     return _encode(_ClientInfo(info.user, info.client, json_or_unset(info.conn_info), json_or_unset(info.chan_info)))
+
+
+def read_client_info(info: bytes) -> ClientInfo:
+    """What `client_info` has written; nobody, if another object stands there."""
+    try:
+        known = msgspec.json.decode(info, type=_ClientInfo)
+    except msgspec.ValidationError:
+        return ClientInfo(user="", client="")
+    return ClientInfo(
+        user=known.user, client=known.client, conn_info=_or_empty(known.conn_info), chan_info=_or_empty(known.chan_info)
+    )
+
+
+def _or_empty(raw: Raw | UnsetType) -> bytes:
+    return b"" if raw is UNSET else bytes(raw)
 
 
 def reply(number: int, kind: str, result: Struct | None = None) -> bytes:

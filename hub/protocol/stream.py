@@ -7,6 +7,10 @@ The history ends as a whole, some time after its last publication, and so does w
 time in seconds by any clock, but always the same one.
 
     arrive() ─▶ what to deliver now            gap ─▶ begin() … read … fill() ─▶ what to deliver, and what is lost
+
+A server that takes the place of another may lack the last publications, and give their offsets to others. So each read
+begins with the publication at the position: if the history has another one there, or does not reach as far, it is not
+the one that was delivered. It goes on under a *renewed* epoch then, and everybody's position is an old one.
 """
 
 from __future__ import annotations
@@ -15,9 +19,11 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from ..types import HistoryOptions, Publication, StreamPosition
 
-__all__ = ["HELD_LIMIT", "Filled", "Recovery", "Stream"]
+__all__ = ["HELD_LIMIT", "Filled", "Recovery", "Stream", "renewed"]
 
 # Publications that are held back while a gap is filled; more are dropped, and so become a gap of their own.
 HELD_LIMIT = 10_000
@@ -31,6 +37,8 @@ class Filled:
 
     deliver: list[Publication] = field(default_factory=list)
     lost: bool = False
+    # How many were held back that the history does not reach.
+    strays: int = 0
 
 
 @dataclass(slots=True, frozen=True)
@@ -38,6 +46,16 @@ class Recovery:
     """All that a client missed, oldest first; None if that cannot be had."""
 
     publications: list[Publication] | None
+
+
+def renewed(epoch: str, fresh: str) -> str:
+    """The epoch after `epoch` of a history that has lost its end and keeps the rest; `fresh` was never one."""
+    return f"{_origin(epoch)}.{fresh}"
+
+
+def _origin(epoch: str) -> str:
+    """What all epochs of one history have in common."""
+    return epoch.partition(".")[0]
 
 
 class Stream:
@@ -50,8 +68,11 @@ class Stream:
         "_floor",
         "_held",
         "_limit",
+        "_owed",
         "_removed",
         "_settled",
+        "_tip",
+        "doubted",
         "epoch",
         "history",
         "last",
@@ -59,6 +80,7 @@ class Stream:
         "reading",
         "reads",
         "ring",
+        "suspected",
     )
 
     def __init__(self, history: HistoryOptions, limit: int) -> None:
@@ -73,6 +95,12 @@ class Stream:
         # What came while a read was under way.
         self._held: list[Publication] = []
         self.reading = False
+        # Something may have been missed, or the history be another one: nothing is delivered before the next read.
+        self.doubted = False
+        # The history may be that of another server: it must prove that it is the one that was delivered.
+        self.suspected = False
+        # The history had the publication at the position when the feed was lost.
+        self._owed = False
         # Reads begun so far.
         self.reads = 0
         # Of the read: how many were held back when it began; whether it reaches behind the position; whether the
@@ -84,10 +112,12 @@ class Stream:
         self.last: Publication | None = None
         # When the history lets go of it.
         self._expires = 0.0
+        # The publication at the position, kept or not; None if the history had none there when the position was read.
+        self._tip: Publication | None = None
 
     @property
     def live(self) -> bool:
-        return bool(self.epoch) and not self.reading
+        return bool(self.epoch) and not self.reading and not self.doubted
 
     @property
     def position(self) -> StreamPosition:
@@ -117,10 +147,18 @@ class Stream:
         if len(self._held) < HELD_LIMIT:
             self._held.append(publication)
 
+    def doubt(self, now: float) -> None:
+        """The feed is lost, and may come back from another server: what is held back need not be of its history."""
+        self.doubted = True
+        self._owed = self.newest(now) is not None
+        self._held.clear()
+        self._settled = 0
+
     def _advance(self, publication: Publication, now: float) -> None:
         self._expire(now)
         self.offset = publication.offset
-        self.last, self._expires = publication, now + self.history.ttl
+        self.last = self._tip = publication
+        self._expires = now + self.history.ttl
         self.ring.append(publication)
         self._bytes += len(publication.data)
         while len(self.ring) > self._limit or self._bytes > RING_BYTES:
@@ -131,21 +169,35 @@ class Stream:
     def begin(self, back: int = 0) -> int | None:
         """A read of what is missing begins; the offset after which to read, None if nothing is known yet.
 
-        `back` asks for so many publications before the position too, for the ring. If the read fails the stream is not
-        live until another one succeeds.
+        It includes the publication at the position, and `back` asks for so many up to there, for the ring. If the read
+        fails the stream is not live until another one succeeds.
         """
-        self.reading = True
+        self.reading, self.doubted = True, False
         self.reads += 1
         self._settled = len(self._held)
-        self._back, self._removed = bool(back), False
-        return max(0, self.offset - back) if self.epoch else None
+        self._back, self._removed = bool(back), self._removed and bool(self._held)
+        return max(0, self.offset - max(back, 1)) if self.epoch else None
+
+    def is_contradicted(self, kept: Sequence[Publication], top: StreamPosition, now: float) -> bool:
+        """Whether the read has found, under the same epoch, another history than the one that was delivered."""
+        if top.epoch != self.epoch:
+            return False
+        here = next((p for p in kept if p.offset == self.offset), None)
+        if top.offset < self.offset or (here is not None and here != self._tip):
+            return True
+        if here is not None or not (self.suspected or self.doubted) or not self.offset:
+            return False
+        # It is not there to prove anything, though it had not ended with its history when the feed was lost; or others
+        # have pushed it out, and whether they followed it nobody knows.
+        return self._owed or self.newest(now) is not None or len(kept) >= self.history.size
 
     def fill(self, kept: Sequence[Publication], top: StreamPosition, now: float) -> Filled:
         """The outcome of the read: what the history has after the offset that `begin` named (all of it if that was
         None, or if it is another history), and its end. Live again afterwards.
         """
         newer, known = self._newer(kept, top), bool(self.epoch)
-        lost = known and not (top.epoch == self.epoch and len(newer) == top.offset - self.offset)
+        whole = top.epoch == self.epoch and len(newer) == top.offset - self.offset
+        lost = known and (not whole or self.is_contradicted(kept, top, now))
         if lost or not known:
             self._reset(top)
             self._remember(kept, now)
@@ -154,27 +206,41 @@ class Stream:
                 self._remember(kept, now)
             for publication in newer:
                 self._advance(publication, now)
-        self.reading = False
+        self.reading, self.suspected = False, self.suspected and self.doubted
+        # What is left goes to those who do not rely on completeness; of another history nobody had anything yet.
+        filled = self._release(Filled(newer if known else [], lost), now)
         if self._removed:
             self.forget()
-        # What is left goes to those who do not rely on completeness; of another history nobody had anything yet.
-        return self._release(Filled(newer if known else [], lost), now)
+        return filled
 
     def _newer(self, kept: Sequence[Publication], top: StreamPosition) -> list[Publication]:
         """What came after the position, up to `top`. What was held back the history may have dropped meanwhile."""
-        after = self.offset if top.epoch == self.epoch else 0
+        after = self.offset if top.epoch == self.epoch else self._shared(kept, top)
         found = {p.offset: p for p in (*self._held, *kept) if p.epoch == top.epoch and after < p.offset <= top.offset}
         return [found[offset] for offset in sorted(found)]
+
+    def _shared(self, kept: Sequence[Publication], top: StreamPosition) -> int:
+        """Up to where a history of another epoch is the one that was delivered; 0 if it has begun anew.
+
+        What is remembered says it. What was before that was delivered too; if nothing is remembered, all was.
+        """
+        if _origin(top.epoch) != _origin(self.epoch):
+            return 0
+        ours = {publication.offset: publication for publication in self.ring}
+        same = [p.offset for p in kept if p.offset in ours and replace(p, epoch=self.epoch) == ours[p.offset]]
+        return same[-1] if same else self._start
 
     def _release(self, filled: Filled, now: float) -> Filled:
         """Let go what was held back; if that shows the next gap, the rest is held back again.
 
-        What came before the read began and is of another history is older than what was read, so nobody misses it.
+        What came before the read began and is of another history, or further than this one goes, is none of it: nobody
+        misses what is older than what was read, and no read would ever find what was never kept.
         """
         held, self._held = self._held, []
-        deliver, gap = filled.deliver, False
+        deliver, gap, strays = filled.deliver, False, 0
         for index, publication in enumerate(held):
-            if index < self._settled and publication.epoch != self.epoch:
+            if index < self._settled and (publication.epoch != self.epoch or publication.offset > self.offset):
+                strays += publication.epoch == self.epoch
                 continue
             if gap:
                 self._hold(publication)
@@ -182,7 +248,7 @@ class Stream:
             next_ones = self.arrive(publication, now)
             gap = next_ones is None
             deliver += next_ones or ()
-        return Filled(deliver, filled.lost)
+        return Filled(deliver, filled.lost, strays)
 
     @property
     def gap(self) -> bool:
@@ -191,14 +257,18 @@ class Stream:
 
     def _reset(self, top: StreamPosition) -> None:
         self.offset, self.epoch = top
+        self._tip = None
         self._drop()
 
     # What is remembered
 
     def forget(self) -> None:
-        """The history was removed: what is remembered of it, or is being read, is not recovered. The position stays."""
+        """The history was removed: what is remembered of it, held back or being read, is not recovered.
+
+        The position stays.
+        """
         self._drop()
-        self._removed = self.reading
+        self._removed = self.reading or bool(self._held)
 
     def _expire(self, now: float) -> None:
         if self.last is not None and now >= self._expires:
@@ -221,6 +291,7 @@ class Stream:
             self._expires = now + self.history.ttl
         self.ring, self._bytes = tail, sum(len(p.data) for p in tail)
         self.last = tail[-1] if tail else None
+        self._tip = self.last or self._tip
         self._floor = self._start
 
     # Recovery

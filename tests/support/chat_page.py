@@ -5,27 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-import pytest
-from playwright.async_api import Browser, ConsoleMessage, Page, WebSocketRoute, expect
+import pytest_asyncio
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, WebSocketRoute, expect
 
 Visit = Callable[..., Awaitable[Page]]
 Scripted = Callable[[WebSocketRoute], Awaitable[None]]
 
 
-@pytest.fixture
-async def visit(browser: Browser) -> AsyncIterator[Visit]:
-    """Opens pages, each of its own visitor; an error or a breach of the security policy on one fails the test.
+@pytest_asyncio.fixture(loop_scope="module")
+async def visit(one_browser: Browser) -> AsyncIterator[Visit]:
+    """Opens pages, each of its own visitor; an error, or what the console complains of, fails the test.
 
     `scripted` stands in for the hub's side of the sockets, `init` runs before the page's own script.
     """
     errors: list[str] = []
+    visitors: list[BrowserContext] = []
 
     def logged(message: ConsoleMessage) -> None:
-        if "Content Security Policy" in message.text:
+        # That a server is away is said by the browser itself.
+        if message.type in ("error", "warning") and not message.text.startswith("WebSocket connection to"):
             errors.append(message.text)
 
     async def open_page(url: str, scripted: Scripted | None = None, init: str = "", **context: object) -> Page:
-        page = await (await browser.new_context(**context)).new_page()  # type: ignore[arg-type]
+        visitors.append(await one_browser.new_context(**context))  # type: ignore[arg-type]
+        page = await visitors[-1].new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", logged)
         if scripted is not None:
@@ -35,6 +38,8 @@ async def visit(browser: Browser) -> AsyncIterator[Visit]:
         return page
 
     yield open_page
+    for visitor in visitors:
+        await visitor.close()
     assert errors == []
 
 
@@ -63,7 +68,8 @@ async def contrast(page: Page, text: str, ground: str) -> float:
 
 
 _CONTRAST = """([a, b]) => {
-  const context = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d');
+  const canvas = Object.assign(document.createElement('canvas'), {width: 1, height: 1});
+  const context = canvas.getContext('2d', {willReadFrequently: true});
   const of = (selector, property) => {
     context.fillStyle = getComputedStyle(document.querySelector(selector))[property];
     context.fillRect(0, 0, 1, 1);

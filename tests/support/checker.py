@@ -13,21 +13,24 @@ import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Literal
 
 import msgspec
 from msgspec import Raw, Struct
 
 from .centrifuge import PATH
-from .lean_socket import LeanSocket
+from .lean_socket import HandshakeRefused, LeanSocket
 from .ledger import Ledger, Place
 
-__all__ = ["Checker", "Stretch", "all_reach"]
+__all__ = ["FREEZE", "Checker", "Stretch", "all_reach"]
 
 # Seconds. An SDK gives up a reply after 5 s, and a connection 10 s after a ping that did not come.
 REPLY_TIMEOUT = 5.0
 PING_GRACE = 10.0
 # Before another attempt, between 0 and this, doubled each time.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+# How long a client takes nothing before it vanishes.
+FREEZE = 2.0
 # What a server may end a connection with and have its clients back: it was killed, restarts, or says so.
 _COMES_BACK = frozenset({1001, 1006, 1012, 1013, *range(3000, 3500), *range(4000, 4500)})
 
@@ -101,20 +104,39 @@ class Stretch:
 class Checker:
     """One such client, from its creation until `leave`."""
 
-    def __init__(self, name: str, port: int, channels: list[str], ledger: Ledger, rng: random.Random) -> None:
+    def __init__(
+        self,
+        name: str,
+        port: int,
+        channels: list[str],
+        ledger: Ledger,
+        rng: random.Random,
+        look_every: float = 0.25,
+    ) -> None:
+        """It looks for overdue replies and pings so often; thousands in one process should not."""
         self.name = name
         self._port = port
         self._ledger = ledger
         self._rng = rng
+        self._look_every = look_every
         # By channel: the stretches, the last of which is the present one; empty before the first reply.
         self.stretches: dict[str, list[Stretch]] = {channel: [] for channel in channels}
         # What happened: "connected", "recovered", "told" (not recovered), "insufficient" (unsubscribe 2500), closes.
         self.events: Counter[str] = Counter()
+        # When connections ended and with which code; how long it then took to be in all channels again.
+        self.closes: list[tuple[float, int]] = []
+        self.absences: list[float] = []
+        # When handshakes were answered with another status than 101.
+        self.refusals: list[tuple[float, int]] = []
+        # Since when it is not; 0 if it is.
+        self._gone_at = 0.0
         # Of the present connection: subscribed channels; the channel and the time of each command without reply.
         self.live: set[str] = set()
         self._waiting: dict[int, tuple[str, float]] = {}
         self._ids = 0
         self._socket: LeanSocket | None = None
+        # The one that it said goodbye to.
+        self._closing: LeanSocket | None = None
         self._ping = 25.0
         self._heard_at = 0.0
         # Failed attempts in a row, of the connection and of each channel.
@@ -135,10 +157,17 @@ class Checker:
         stretches = self.stretches[channel]
         return Place(stretches[-1].epoch, stretches[-1].last) if stretches else None
 
-    def restart(self) -> None:
-        """Lose the connection, and come back."""
-        if self._socket is not None:
+    def restart(self, how: Literal["abort", "close", "freeze"] = "abort") -> None:
+        """Lose the connection in one of these ways, and come back."""
+        if self._socket is None:
+            return
+        if how == "abort":
             self._socket.abort()
+        elif how == "freeze":
+            self._socket.freeze(FREEZE)
+        else:
+            self._closing = self._socket
+            self._socket.close()
 
     async def leave(self) -> None:
         """Go, and count what is still missing."""
@@ -157,6 +186,9 @@ class Checker:
         while True:
             try:
                 await self._session()
+            except HandshakeRefused as error:
+                self.events[f"refused {error.status}"] += 1
+                self.refusals.append((time.monotonic(), error.status))
             except OSError as error:  # TimeoutError too
                 self.events[f"no connection: {type(error).__name__}"] += 1
             finally:
@@ -177,7 +209,7 @@ class Checker:
         commands += [self._subscribe(channel) for channel in self.stretches]
         self._socket.send(b"\n".join(commands))
         while not self._socket.ended.done() and not self._is_overdue():
-            await asyncio.wait((self._socket.ended,), timeout=0.25)
+            await asyncio.wait((self._socket.ended,), timeout=self._look_every)
         if self._socket.ended.done():
             self._on_end(*self._socket.ended.result())
 
@@ -193,7 +225,9 @@ class Checker:
 
     def _on_end(self, code: int, reason: str) -> None:
         self.events[f"closed {code}"] += 1
-        if code not in _COMES_BACK:
+        self.closes.append((time.monotonic(), code))
+        self._gone_at = self._gone_at or time.monotonic()
+        if code not in _COMES_BACK and self._socket is not self._closing:
             self._complain("turned away", f"closed with {code} {reason!r}")
 
     async def _pause(self, what: str) -> None:
@@ -268,6 +302,9 @@ class Checker:
     def _on_subscribed(self, channel: str, result: _Subscribed) -> None:
         self._attempts[channel] = self._attempts[""] = 0
         self.live.add(channel)
+        if self._gone_at and self.ready:
+            self.absences.append(time.monotonic() - self._gone_at)
+            self._gone_at = 0.0
         position = self.at(channel)
         if not result.recoverable:
             self._complain("turned away", f"{channel} is not recoverable")

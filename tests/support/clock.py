@@ -5,8 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import selectors
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
+
+import pytest
+
+# Unix time in the first second of virtual time, with `unix_time`.
+EPOCH = 1_800_000_000
 
 
 class _Selector(selectors.DefaultSelector):
@@ -50,3 +56,19 @@ def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
         run_virtually(lambda: test(*arguments, **keywords))
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def unix_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is imported, Unix time goes with the loop's, and no settings come from outside."""
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    real = time.time
+
+    def now() -> float:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return real()
+        return EPOCH + loop.time() - 1000 if isinstance(loop, VirtualLoop) else real()
+
+    monkeypatch.setattr(time, "time", now)

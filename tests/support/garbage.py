@@ -1,13 +1,16 @@
-"""JSON that somebody might send, from nearly right to not at all."""
+"""Frames and JSON that somebody might send, from nearly right to not at all."""
 
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 from hypothesis import strategies as st
 
-__all__ = ["NAMES", "commands", "frames"]
+from tests.protocol.test_frames import client_frame
+
+__all__ = ["NAMES", "commands", "frames", "random_commands", "random_frames"]
 
 # The commands of the protocol, and one that is none.
 NAMES = (
@@ -84,3 +87,60 @@ frames = st.one_of(
     st.lists(_lines, min_size=1, max_size=4).map("\n".join).map(lambda text: text.encode("utf-8", "replace").decode()),
     st.binary(max_size=60),
 )
+
+
+# The same without Hypothesis, which is too slow for a hundred thousand
+
+
+def random_frames(rng: random.Random, count: int) -> bytes:
+    """Frames of which most are legal by themselves and some are not."""
+    frames = []
+    for _ in range(count):
+        opcode = rng.choice((0, 1, 1, 2, 2, 8, 9, 10, rng.randrange(16)))
+        payload = rng.randbytes(rng.choice((0, 1, 5, 125, 126, rng.randrange(2000))))
+        if opcode == 1 and rng.random() < 0.7:
+            payload = b"text " * (len(payload) // 5)
+        frame = client_frame(opcode, payload, fin=rng.random() < 0.8, rsv=rng.choice((0, 0, 0, 0, 1, 4)))
+        if rng.random() < 0.1:
+            frame = frame[: rng.randrange(len(frame))] + rng.randbytes(8)
+        frames.append(frame)
+    return b"".join(frames)
+
+
+# Of the right kind, by field; all others are texts.
+_RIGHT: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("recover", "reverse", "positioned", "recoverable", "join_leave"), (True, False)),
+    "channel": CHANNELS,
+    "data": SPECIAL,
+    "offset": (0, 1, 5, 2**63 - 1),
+    "limit": (0, -1, 1, 2**31 - 1),
+    "since": ({}, {"offset": 0, "epoch": ""}, {"offset": 2**63 - 1, "epoch": "x"}),
+    "tf": ({"op": "and", "nodes": []}, {"key": "a", "cmp": "eq", "val": "b"}, {"op": "not"}, {}),
+    "flag": (0, 1, 2, 7),
+    "type": (0, 1, 5),
+    "delta": ("", "fossil"),
+    "subs": ({}, {"a": {"recover": True, "offset": 1}}),
+    "headers": ({}, {"a": "b"}),
+    "": ("", "x", "ﷺ", "a.b.c"),
+}
+# What does not end the connection by itself.
+_PEACEFUL = tuple(name for name in NAMES if name not in ("connect", "refresh", "send", "ping", "foo"))
+
+
+def random_commands(rng: random.Random) -> bytes:
+    """What goes into one text frame of the protocol: commands, of which nearly all can be parsed."""
+    lines = [json.dumps(_random_command(rng)) for _ in range(rng.randrange(1, 4))]
+    if rng.random() < 0.02:
+        line = rng.choice(lines)
+        at = rng.randrange(len(line))
+        lines.append(line[:at] + rng.choice(("", "{", "[" * 500, "\x00", "é", '"', "1e999")) + line[at + 1 :])
+    return "\n".join(lines).encode()
+
+
+def _random_command(rng: random.Random) -> dict[str, Any]:
+    chosen = {"channel", *rng.sample(FIELDS, rng.randrange(5))} if rng.random() < 0.98 else ()
+    body = {field: rng.choice(_RIGHT.get(field, _RIGHT[""])) for field in chosen}
+    if rng.random() < 0.01:
+        body[rng.choice(FIELDS)] = rng.choice(SPECIAL)
+    name = rng.choice(_PEACEFUL if rng.random() < 0.98 else NAMES)
+    return {"id": rng.randrange(2, 2**31), name: body}

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-__all__ = ["LeanSocket"]
+__all__ = ["HandshakeRefused", "LeanSocket"]
 
 _REQUEST = (
     "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -23,6 +23,14 @@ def _frame(opcode: int, payload: bytes) -> bytes:
     return bytes((0x80 | opcode, 0xFE)) + size.to_bytes(2, "big") + _MASK + payload
 
 
+class HandshakeRefused(ConnectionError):
+    """The server answered with another status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the handshake was answered with {status}")
+        self.status = status
+
+
 class LeanSocket(asyncio.Protocol):
     """`on_message` gets every message; `ended` is done with the close code and reason, 1006 if none came."""
 
@@ -31,6 +39,8 @@ class LeanSocket(asyncio.Protocol):
         self._request = _REQUEST.format(path=path, port=port).encode()
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = loop.create_future()
+        # Whoever opens it may have given up meanwhile.
+        self.opened.add_done_callback(lambda opened: opened.cancelled() or opened.exception())
         self.ended: asyncio.Future[tuple[int, str]] = loop.create_future()
         # Bytes of the frame that is not complete yet.
         self._buffer = b""
@@ -52,6 +62,17 @@ class LeanSocket(asyncio.Protocol):
     def send(self, payload: bytes) -> None:
         """One text frame of less than 64 KiB."""
         self._transport.write(_frame(_TEXT, payload))
+
+    def close(self) -> None:
+        """Say goodbye; the server's answer is the end."""
+        if not self._transport.is_closing():
+            self._transport.write(_frame(_CLOSE, (1000).to_bytes(2, "big")))
+
+    def freeze(self, seconds: float) -> None:
+        """Take nothing for a while, then vanish."""
+        if not self._transport.is_closing() and self._transport.is_reading():
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_later(seconds, self.abort)
 
     def abort(self) -> None:
         """Vanish."""
@@ -82,7 +103,8 @@ class LeanSocket(asyncio.Protocol):
         if head.startswith(b"HTTP/1.1 101 "):
             self.opened.set_result(None)
             return True
-        self.opened.set_exception(ConnectionError(f"the handshake was answered {head[:40]!r}"))
+        status = head[9:12]
+        self.opened.set_exception(HandshakeRefused(int(status) if status.isdigit() else 0))
         self._transport.abort()
         return False
 

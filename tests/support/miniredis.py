@@ -24,6 +24,7 @@ class MiniLink:
         self._parser = hiredis.Reader()
         self._pending: deque[list[bytes]] = deque()
         self.role = role
+        self.lineage = server.lineage
         self.lost = False
         # Half-open: what is sent goes nowhere, and nothing comes.
         self.frozen = False
@@ -83,6 +84,8 @@ class MiniRedis:
         self.frozen = False
         self.refused: dict[bytes, str] = {}
         self.deaf = False
+        # What INFO says, if it says anything.
+        self.lineage, self.info = b"", b""
 
     async def open_link(self, pool: Pool, handler: LinkHandler, timeout: float) -> MiniLink:
         role = pool.connection_kwargs["client_name"].rpartition("-")[2]
@@ -128,6 +131,8 @@ class MiniRedis:
             link.tell(1)
         elif name == b"PING":
             link.tell([b"pong", b""] if link.role == "feed" else b"PONG")
+        elif name == b"INFO":
+            link.tell(self.info)
         elif name == b"SCRIPT":
             link.tell(b"digest")
         elif name == b"EVALSHA":

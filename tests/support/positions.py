@@ -125,6 +125,9 @@ class Feed(Protocol):
     async def wipe(self) -> None:
         """Everything is gone."""
 
+    async def fall_back(self, count: int) -> None:
+        """The last ones were never there, as after a failover to a server that lacks them."""
+
     def close(self) -> None: ...
 
 
@@ -144,6 +147,12 @@ class MemoryFeed:
 
     async def wipe(self) -> None:
         self.broker._history = MemoryHistory()
+
+    async def fall_back(self, count: int) -> None:
+        stream = self.broker._history._streams[CHANNEL]
+        stream.offset -= count
+        for _ in range(count):
+            stream.entries.pop()
 
     def close(self) -> None:
         pass
@@ -168,6 +177,16 @@ class RedisFeed:
 
     async def wipe(self) -> None:
         self.client.flushall()
+
+    async def fall_back(self, count: int) -> None:
+        top = int(self.client.hincrby(f"hub:meta:{{{CHANNEL}}}", "s", -count))
+        # A stream refuses ids that are not above its last one, so it is written anew.
+        key = f"hub:stream:{{{CHANNEL}}}"
+        entries: Any = self.client.xrange(key)
+        self.client.delete(key)
+        for name, fields in entries[: len(entries) - count]:
+            self.client.xadd(key, fields, id=name)
+        assert top >= 0
 
     def close(self) -> None:
         self.client.close()

@@ -23,6 +23,21 @@ SECRET = "a secret of at least thirty-two bytes"
 Json = dict[str, Any]
 
 
+class Gated(MemoryBroker):
+    """Confirms subscriptions while its gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    async def _confirm(self) -> None:
+        await self.gate.wait()
+
+    def subscribe(self, channel: str) -> Any:
+        super().subscribe(channel)
+        return self._confirm()
+
+
 class FakeWire:
     """A connection that keeps what is written to it. It tells of its end at once, or when the test says so."""
 
@@ -31,6 +46,7 @@ class FakeWire:
         self.received: list[Json] = []
         self.closed: Disconnect | None = None
         self.reading = True
+        self.compression = 0
         self._at_once = at_once
 
     def write(self, chunk: bytes) -> None:
@@ -57,7 +73,7 @@ class Session(FakeWire):
         super().__init__(**options)
         scope = {"type": "websocket", "headers": [], "query_string": b"", "path": "/"}
         self.client = Client(context, self, HTTPConnection(scope))  # type: ignore[arg-type]
-        context.admission.enter()
+        context.admission.enter("channels")
 
     def say(self, *commands: Json) -> None:
         """One frame."""

@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 ADDRESS = re.compile(r"http://[\d.]+:(\d+)")
@@ -83,14 +83,19 @@ class HubProcess:
 
 
 @contextlib.contextmanager
-def hub_serve(*arguments: str, env: Mapping[str, str] | None = None, ready: bool = True) -> Iterator[HubProcess]:
-    """Run `hub serve --port 0 ARGUMENTS` and wait until it is ready; ended on leaving."""
+def hub_serve(
+    *arguments: str, env: Mapping[str, str] | None = None, ready: bool = True, wrapper: Sequence[str] = ()
+) -> Iterator[HubProcess]:
+    """Run `hub serve --port 0 ARGUMENTS` and wait until it is ready; ended on leaving.
+
+    `wrapper` is a command that becomes the one that follows it, under limits of its own for instance.
+    """
     with tempfile.TemporaryDirectory(prefix="hub-test-") as folder:
         output = Path(folder) / "log"
         clean = {k: v for k, v in os.environ.items() if not k.startswith("HUB_") and k != "REDIS_URL"}
         with output.open("wb") as sink:
             process = subprocess.Popen(
-                [sys.executable, "-m", "hub", "serve", "--port", "0", *arguments],
+                [*wrapper, sys.executable, "-m", "hub", "serve", "--port", "0", *arguments],
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 env={**clean, "PYTHONUNBUFFERED": "1", **(env or {})},

@@ -25,10 +25,10 @@ def connect(port: int, *, receive_buffer: int | None = None) -> socket.socket:
     return sock
 
 
-def upgraded(port: int, path: str, *, receive_buffer: int | None = None) -> socket.socket:
-    """A WebSocket connection after its handshake."""
+def upgraded(port: int, path: str, *, receive_buffer: int | None = None, headers: bytes = b"") -> socket.socket:
+    """A WebSocket connection after its handshake, which may have more `headers`."""
     sock = connect(port, receive_buffer=receive_buffer)
-    sock.sendall(HANDSHAKE % path.encode())
+    sock.sendall((HANDSHAKE % path.encode())[:-2] + headers + b"\r\n")
     answer = b""
     while not answer.endswith(b"\r\n\r\n"):
         if not (byte := sock.recv(1)):

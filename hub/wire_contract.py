@@ -1,0 +1,44 @@
+"""What an endpoint and a connection are to each other, on whatever server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from .errors import Disconnect
+
+__all__ = ["EXTENSION", "Handler", "Wire"]
+
+# The key of the ASGI scope extension with which our own server offers a connection.
+EXTENSION = "hub.wire"
+
+
+class Handler(Protocol):
+    """Who gets what arrives. Both methods are synchronous.
+
+    An attribute `shutdown`, if it has one, is the `Disconnect` with which the server says that it ends.
+    """
+
+    def on_message(self, payload: bytes, text: bool, /) -> None:
+        """One whole message; valid UTF-8 where `text` is true."""
+
+    def on_close(self, code: int, reason: str, /) -> None:
+        """The connection has ended, by either side; called once, and nothing is called after it."""
+
+
+class Wire(Protocol):
+    """One open WebSocket connection, on whatever server."""
+
+    # Takes ready-made frames; never raises, never waits.
+    write: Callable[[bytes], object]
+    # Bits of the window that the client has for compressed messages (`hub.protocol.deflate`), 0 if it takes none.
+    compression: int
+
+    async def serve(self, handler: Handler, /) -> None:
+        """Give the connection to `handler`. On our own server returns at once, elsewhere when it has ended."""
+
+    def close(self, disconnect: Disconnect, /) -> None:
+        """Send a close frame; what is written afterwards is discarded."""
+
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...

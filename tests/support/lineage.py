@@ -1,0 +1,90 @@
+"""What clients have heard of histories that fork: a server took over that lacked the last publications.
+
+Then a place no longer has one content, so `Ledger` cannot judge. But the history that is there at the end can be read,
+and contents are unique: a client that has once heard what is not in it may hear nothing that is, unless it was told in
+between that something is lost; and in the end it must stand in the history that there is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from typing import Any
+
+import redis
+
+from hub.protocol import envelope
+from hub.types import Publication
+
+from .ledger import Ledger, Place
+
+__all__ = ["Fork", "line_of"]
+
+
+class Fork(Ledger):
+    """A ledger for one server after another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # By channel, what was accepted, whatever became of it.
+        self.taken: defaultdict[str, set[str]] = defaultdict(set)
+        # By client and channel, in order.
+        self.sequences: defaultdict[tuple[str, str], list[tuple[Place, str]]] = defaultdict(list)
+        # When each client has heard something for the last time.
+        self.heard_at: dict[str, float] = {}
+
+    def accept(self, channel: str, place: Place, text: str) -> None:
+        self.accepted[channel][place] = text
+        self.taken[channel].add(text)
+
+    def hear(self, who: str, channel: str, place: Place, text: str) -> None:
+        self.sequences[who, channel].append((place, text))
+        self.heard_at[who] = time.monotonic()
+        self.deliveries += 1
+
+    def judge_by(self, lines: dict[str, dict[int, str]]) -> None:
+        """`lines`: by channel, what stands at each offset in the end."""
+        for (who, channel), heard in self.sequences.items():
+            texts = [text for _, text in heard]
+            if len(set(texts)) < len(texts):
+                self.violation("duplicated", f"{who} heard something of {channel} twice")
+            if invented := set(texts) - self.taken[channel] - self.doubtful[channel]:
+                self.violation("invented", f"{who} heard {invented} in {channel}")
+            for stretch in _stretches(heard):
+                self._judge_stretch(f"{who} in {channel}", stretch, lines[channel])
+
+    def lost_in(self, lines: dict[str, dict[int, str]]) -> int:
+        """Publications that were accepted and are not there any more."""
+        return sum(len(taken - set(lines[channel].values())) for channel, taken in self.taken.items())
+
+    def _judge_stretch(self, where: str, stretch: list[tuple[Place, str]], line: dict[int, str]) -> None:
+        gone = False
+        for place, text in stretch:
+            is_there = line.get(place.offset) == text
+            if gone and is_there:
+                self.violation("silent fork", f"{where}: {place} {text!r} follows what is lost")
+                return
+            gone = gone or not is_there
+
+
+def _stretches(heard: list[tuple[Place, str]]) -> list[list[tuple[Place, str]]]:
+    """Publications each of which seemed to be the next."""
+    found: list[list[tuple[Place, str]]] = []
+    before = None
+    for place, text in heard:
+        if before is None or place != Place(before.epoch, before.offset + 1):
+            found.append([])
+        found[-1].append((place, text))
+        before = place
+    return found
+
+
+def line_of(client: redis.Redis, channel: str) -> dict[int, str]:
+    """What stands at each offset of a channel's history."""
+    entries: Any = client.xrange(f"hub:stream:{{{channel}}}")
+    line = {}
+    for name, fields in entries:
+        event = envelope.decode(fields[b"d"])
+        assert isinstance(event, Publication)
+        line[int(name.split(b"-")[0])] = event.data.decode().strip('"')
+    return line
