@@ -1,0 +1,1 @@
+"""The Autobahn test suite against `hub serve`: `make compliance`. See README.md."""
