@@ -31,6 +31,8 @@ MAX_HEAD_SIZE = 65536
 MAX_PIPELINED = 16
 # Seconds in which a refused client may stop sending and read the answer.
 LINGER = 3.0
+# Seconds that a worker which stops gives a request on its way to arrive.
+LAST_CALL = 0.5
 
 _invalid = Throttled(log, logging.WARNING, "%d requests refused because they are not HTTP")
 _slow = Throttled(log, logging.WARNING, "%d requests cut off because they did not come to their end in time")
@@ -62,16 +64,30 @@ class HubHttpProtocol(HttpToolsProtocol):
         if self._wire_server.capacity.is_exhausted(len(self.connections)):
             transport.abort()
             return
-        self._wire_server.deadlines.set(self, self._wire_server.options.handshake_timeout)
+        self._expect_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wire_server.deadlines.clear(self)
         super().connection_lost(exc)
 
     def on_due(self) -> None:
-        if not self._refused:
+        if not (self._refused or self._wire_server.draining):
             _slow.add()
         self.transport.abort()
+
+    def shutdown(self) -> None:
+        """uvicorn stops, and no more connections are let in. One that was, just before, has not been heard yet."""
+        self._wire_server.draining = True
+        if self.cycle is None or self._head > 0 or self._waiting:
+            self._expect_request()
+        else:
+            super().shutdown()
+
+    def _expect_request(self) -> None:
+        """It has to come to its end in time."""
+        server = self._wire_server
+        patience = server.options.handshake_timeout
+        server.deadlines.set(self, min(patience, LAST_CALL) if server.draining else patience)
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -116,7 +132,7 @@ class HubHttpProtocol(HttpToolsProtocol):
         if self._head >= 0:
             self._head += len(data)
             if not self.due:
-                self._wire_server.deadlines.set(self, self._wire_server.options.handshake_timeout)
+                self._expect_request()
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
@@ -131,6 +147,8 @@ class HubHttpProtocol(HttpToolsProtocol):
                 # The parser takes what follows for the other protocol, and then for the next request.
                 raise ValueError("a body cannot be read before an upgrade")
         super().on_headers_complete()
+        if self._wire_server.draining and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         self._head = 0

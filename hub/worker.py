@@ -29,6 +29,7 @@ from .http import HubHttpProtocol
 from .log import configure
 from .siblings import Siblings
 from .wire import HubProtocol
+from .wire_server import wire_server
 
 __all__ = ["main"]
 
@@ -58,6 +59,7 @@ class _Server(uvicorn.Server):
         await hub.siblings.start({"metrics": hub.metrics, "ready": lambda _: readiness(hub)})
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        wire_server(self.config, self.server_state, self.lifespan.state).draining = True
         await super().shutdown(sockets)
         assert self._hub.siblings is not None
         await self._hub.siblings.stop()

@@ -20,6 +20,7 @@ from hub.wire_server import OPTIONS_STATE
 from tests.protocol.test_frames import client_frame
 from tests.support.sockets import HANDSHAKE
 from tests.support.uvicorn_server import serving
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.both_loops
 
@@ -273,3 +274,27 @@ async def test_the_http_object_is_freed_by_the_upgrade(server: Server) -> None:
         assert not [found for found in gc.get_objects() if isinstance(found, HubHttpProtocol)]
     finally:
         gc.enable()
+
+
+async def test_requests_on_their_way_when_the_worker_retires(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever was let in just before the end is answered, and told that it was the last time on this connection."""
+    request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+    idle = await server.connect(request)
+    await idle.until(b"got ")
+    new, begun, second, silent, socket = [await server.connect(start) for start in (b"", b"GE", request, b"", b"")]
+    await second.until(b"got ")
+    second.send(b"GE")
+    await eventually(lambda: sum(one._head == 2 for one in server.uvicorn.server_state.connections) == 2)
+    server.uvicorn.should_exit = True
+    assert await idle.rest() == b""
+    new.send(request)
+    socket.send(HANDSHAKE % b"/")
+    for client in (begun, second):
+        client.send(request[2:])
+    for answer in await asyncio.gather(*(client.rest() for client in (new, begun, second))):
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in answer
+        assert answer.endswith(b"got ")
+    assert (await socket.rest()).startswith(b"HTTP/1.1 503")
+    assert await silent.rest() == b""
+    assert "cut off" not in caplog.text
