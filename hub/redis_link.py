@@ -196,7 +196,9 @@ async def open_link(pool: Pool, handler: LinkHandler, timeout: float) -> Link:
         if isinstance(pool, SentinelPool):
             await pool.locate()
             connection = pool.make_connection()  # type: ignore[no-untyped-call]
-        server = await _connect(connection, timeout)
+            server = await _connect_to_master(pool, connection, timeout)
+        else:
+            server = await _connect(connection, timeout)
         if server.replica:
             raise ConnectionError("it is a replica, and the hub needs the master")
         if _has_ended(connection):
@@ -211,6 +213,21 @@ async def open_link(pool: Pool, handler: LinkHandler, timeout: float) -> Link:
     if isinstance(connection._writer, asyncio.StreamWriter):
         return _TransportLink(connection, handler, server.lineage)
     return _ReaderLink(connection, handler, server.lineage)
+
+
+async def _connect_to_master(pool: SentinelPool, connection: AbstractConnection, timeout: float) -> Server:
+    """`_connect`, given up when the sentinels name another: that this one hangs may be their reason."""
+    leaving = asyncio.create_task(pool.leave(), name="hub redis sentinels")
+    connecting = asyncio.create_task(_connect(connection, timeout), name="hub redis connection")
+    try:
+        await asyncio.wait((connecting, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not connecting.done():
+            raise ConnectionError("the sentinels name another master now")
+        return connecting.result()
+    finally:
+        connecting.cancel()
+        leaving.cancel()
+        await asyncio.gather(connecting, leaving, return_exceptions=True)
 
 
 async def _connect(connection: AbstractConnection, timeout: float) -> Server:

@@ -26,6 +26,8 @@ SENTINEL_SCHEMES = ("redis+sentinel://", "rediss+sentinel://")
 DEFAULT_PORT = 26379
 # How much of the time for a connection the sentinels may take.
 SHARE = 1 / 3
+# Seconds between two questions while a connection is being made.
+ASK_AGAIN = 0.5
 
 
 class _Address(NamedTuple):
@@ -58,6 +60,14 @@ class SentinelPool(aioredis.ConnectionPool):
         """Ask where the master is. Raises ConnectionError."""
         self.address = await self.find_master()
         self.connection_kwargs.update(self.address._asdict())
+
+    async def leave(self) -> None:
+        """Return when the sentinels name another master than at the last `locate`."""
+        while True:
+            await asyncio.sleep(ASK_AGAIN)
+            with contextlib.suppress(ConnectionError):
+                if await self.find_master() != self.address:
+                    return
 
     async def find_master(self) -> _Address:
         """The address of the master, as the sentinels have it now. Raises ConnectionError."""

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import redis
 
 from tests.support.checker import Checker, all_reach
 from tests.support.deployment import KEY, serving, workers_of
@@ -25,7 +26,7 @@ from tests.support.waiting import eventually
 from tests.support.writer import Writer
 
 CHANNELS = ["one", "two", "three"]
-CLIENTS = 8
+WORKERS, CLIENTS = 2, 8
 # Milliseconds and commands; shorter and longer than the hub waits.
 PAUSES = [(500, "WRITE"), (4000, "ALL")]
 if os.environ.get("HUB_FAULTS") == "full":
@@ -41,7 +42,7 @@ def server(redis_binary: str) -> Iterator[RedisProcess]:
 @pytest.fixture(scope="module")
 def hub(server: RedisProcess) -> Iterator[HubProcess]:
     """One for all tests, each of which leaves it as it was."""
-    with serving(server.url, workers=2) as process:
+    with serving(server.url, workers=WORKERS) as process:
         yield process
 
 
@@ -68,14 +69,25 @@ def ledger() -> Iterator[Ledger]:
 
 
 @pytest.fixture
-async def checkers(hub: HubProcess, ledger: Ledger, channels: list[str]) -> AsyncIterator[list[Checker]]:
+async def checkers(
+    server: RedisProcess, hub: HubProcess, ledger: Ledger, channels: list[str]
+) -> AsyncIterator[list[Checker]]:
+    """At least one on each worker: who accepts a connection is up to the kernel."""
     rng = random.Random(1)
-    group = [Checker(f"client {number}", hub.port, channels, ledger, rng) for number in range(CLIENTS)]
+    group: list[Checker] = []
     try:
-        await eventually(lambda: all(checker.ready for checker in group), 10)
+        with server.client() as client:
+            while len(group) < CLIENTS or listening(client, channels[0]) < WORKERS:
+                group.append(Checker(f"client {len(group)}", hub.port, channels, ledger, rng))
+                await eventually(lambda: group[-1].ready, 10)
         yield group
     finally:
         await asyncio.gather(*(checker.leave() for checker in group))
+
+
+def listening(client: redis.Redis, channel: str) -> int:
+    """Workers with a client of this channel."""
+    return int(client.pubsub_numsub(f"hub:channel:{channel}")[0][1])
 
 
 async def everybody_has_everything(hub: HubProcess, ledger: Ledger, checkers: list[Checker], patience: float) -> float:
@@ -201,6 +213,6 @@ async def test_a_frozen_worker_is_cut_off(
     assert back < 2
 
 
-def count_feeds(client: object) -> int:
+def count_feeds(client: redis.Redis) -> int:
     """Workers that hear, by what Redis knows."""
-    return sum(entry["name"].endswith("-feed") for entry in client.client_list())  # type: ignore[attr-defined]
+    return sum(entry["name"].endswith("-feed") for entry in client.client_list())

@@ -371,9 +371,10 @@ async def test_a_second_loss_while_it_subscribes_again(server: RedisProcess) -> 
     ear = await Ear(broker).start()
     joining = [asyncio.ensure_future(broker.subscribe(name)) for name in names]
     with server.client() as client:
-        for _ in range(5):
+        for losses in range(1, 6):
             await eventually(lambda: client.pubsub_channels("hub:channel:*"))
             client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            await eventually(lambda losses=losses: broker.gaps == losses)
         async with asyncio.timeout(5):
             await asyncio.gather(*joining)
         await eventually(lambda: broker.ready)

@@ -113,6 +113,26 @@ async def test_the_sentinels_name_another_master_while_the_old_one_works(redis_b
             sentinel.stop()
 
 
+async def test_the_sentinels_name_another_master_while_the_first_hangs(redis_binary: str, tmp_path: Path) -> None:
+    """A frozen server takes connections and says nothing: who waits for it follows at once, not after the timeout."""
+    with running_redis(redis_binary) as old, running_redis(redis_binary) as new:
+        sentinel = SentinelProcess(redis_binary, tmp_path, old.port)
+        old.send_signal(signal.SIGSTOP)
+        ear = Ear(RedisBroker(f"redis+sentinel://127.0.0.1:{sentinel.port}/{SERVICE}", timeout=60))
+        try:
+            await ear.start()
+            await asyncio.sleep(1)
+            assert not ear.broker.ready
+            with sentinel.client() as client:
+                client.execute_command("SENTINEL", "REMOVE", SERVICE)
+                client.execute_command("SENTINEL", "MONITOR", SERVICE, "127.0.0.1", new.port, 1)
+            await eventually(lambda: ear.broker.ready, 3)
+            await ear.broker.stop()
+        finally:
+            old.send_signal(signal.SIGCONT)
+            sentinel.stop()
+
+
 async def heard_by(ears: list[Ear]) -> None:
     """Publications of each reach all."""
     for ear in ears:

@@ -63,7 +63,7 @@ class Ledger:
     def violation(self, kind: str, detail: str, count: int = 1) -> None:
         self.violations[kind] += count
         if len(self.examples) < EXAMPLES:
-            self.examples.append(f"{kind}: {detail}")
+            self.examples.append(f"{kind}: {detail:.300}")
 
     # Publishing
 
