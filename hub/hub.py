@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
@@ -14,11 +14,12 @@ from msgspec.structs import replace
 
 from .broker import Broker
 from .deadlines import Deadlines
+from .delivery import Delivery
 from .errors import BrokerUnavailable, Errors, MessageTooBig, Refused
 from .log import Throttled
 from .namespaces import ChannelOptions, Namespaces
 from .protocol import envelope
-from .protocol.forms import RAW, Event, Form
+from .protocol.forms import RAW, Form
 from .protocol.replies import read_client_info
 from .registry import Channel, Registry, Subscriber
 from .streams import Streams
@@ -66,7 +67,8 @@ class HubCore:
     ) -> None:
         self.broker = broker
         self.registry = Registry()
-        self.streams = Streams(broker, self.registry, self._emit, recovery_limit)
+        self.delivery = Delivery()
+        self.streams = Streams(broker, self.registry, self.delivery.emit, recovery_limit)
         self.namespaces = namespaces or Namespaces()
         self._recovery_limit = recovery_limit
         # What connections owe in time; from `start` on.
@@ -76,19 +78,14 @@ class HubCore:
         self._max_message_size = max_message_size
         self._subscribe_timeout = subscribe_timeout
         self._ids = itertools.count(1)
-        # Channels with pending publications; a flush is scheduled while there are any.
-        self._dirty: list[Channel] = []
         # None while stopped.
         self._loop: asyncio.AbstractEventLoop | None = None
         # Whether the process is about to end: it serves, but nobody new is to be sent to it.
         self.leaving = False
         self._starting = asyncio.Lock()
-        # For `hub.metrics`, each with its bytes: messages of clients, publications for the relay, messages written
-        # to clients. Then the events of which these were made, and those that a fault kept from a channel's clients.
+        # For `hub.metrics`, each with its bytes: messages of clients, publications for the relay.
         self.received = self.received_bytes = 0
         self.taken = self.taken_bytes = 0
-        self.deliveries = self.delivered_bytes = 0
-        self.delivered_events = self.failed_events = 0
         self.malformed = Throttled(log, logging.ERROR, "%d messages on the hub's Redis channels are not the hub's")
         self.unsent = Throttled(log, logging.ERROR, "%d publications could not be relayed")
         self.unserved = Throttled(log, logging.ERROR, "%d commands of clients failed because Redis did not answer")
@@ -114,6 +111,7 @@ class HubCore:
             if self._loop is not loop:
                 await self.broker.start(self.deliver, self)
                 self.streams.start()
+                self.delivery.start(loop)
                 self.deadlines = Deadlines(loop)
                 self._loop = loop
 
@@ -121,6 +119,7 @@ class HubCore:
         """The start reversed. Connections are closed by the server, not here."""
         if self._loop is not None:
             self._loop = None
+            self.delivery.stop()
             await self.streams.stop()
             await self.broker.stop()
 
@@ -272,7 +271,7 @@ class HubCore:
     def join(self, subscriber: Subscriber, channel: Channel, form: Form) -> None:
         """Write to `subscriber` what is delivered from now on, and nothing of what was delivered before."""
         if channel.pending:
-            self._write(channel)
+            self.delivery.write(channel)
         channel.interest += 1
         self.registry.join(subscriber, channel, form)
 
@@ -362,7 +361,7 @@ class HubCore:
         if isinstance(event, Publication) and event.offset:
             self.streams.arrive(channel, event)
         else:
-            self._emit(channel, event)
+            self.delivery.emit(channel, event)
 
     def on_loss(self) -> None:
         """Called by the broker when it hears nothing any more."""
@@ -375,31 +374,6 @@ class HubCore:
     def on_control(self, payload: bytes) -> None:
         """Called by the broker for what workers tell each other; see `hub.control`."""
 
-    def _emit(self, channel: Channel, event: Event) -> None:
-        if not channel.pending and self._loop is not None:
-            if not self._dirty:
-                self._loop.call_soon(self._flush)
-            self._dirty.append(channel)
-        channel.pending.append(event)
-
-    def _flush(self) -> None:
-        dirty, self._dirty = self._dirty, []
-        for channel in dirty:
-            self._write(channel)
-
-    def _write(self, channel: Channel) -> None:
-        events, channel.pending = channel.pending, []
-        if not events:
-            return  # somebody who joined in this tick had it written already
-        try:
-            messages, size = _fan_out(channel, events)
-            self.deliveries += messages
-            self.delivered_bytes += size
-            self.delivered_events += len(events)
-        except Exception:
-            self.failed_events += len(events)
-            log.exception("unexpected fault while writing to the clients of %r", channel)
-
 
 def _require_welcome(options: ChannelOptions | None, publication: Publication) -> None:
     """The channel's namespace is known and takes such data. Raises Refused."""
@@ -407,38 +381,3 @@ def _require_welcome(options: ChannelOptions | None, publication: Publication) -
         raise Refused(Errors.UNKNOWN_CHANNEL)
     if complaint := options.complaint(publication.data, binary=publication.kind is DataKind.BINARY):
         raise Refused(Errors.BAD_REQUEST, complaint)
-
-
-def _fan_out(channel: Channel, events: list[Event]) -> tuple[int, int]:
-    """How many messages were written, and their bytes."""
-    excluded = {event.exclude for event in events if isinstance(event, Publication) and event.exclude}
-    messages = size = 0
-    for form, subscribers in channel.groups.items():
-        frames = form.frames(channel.name, events, channel.last)
-        joined = frames[0] if len(frames) == 1 else b"".join(frames)
-        messages += (len(frames) - frames.count(b"")) * len(subscribers)
-        size += len(joined) * len(subscribers)
-        if excluded:
-            kept, saved = _write_others(subscribers, excluded, joined, list(zip(events, frames, strict=True)))
-            messages, size = messages - kept, size - saved
-        elif joined:
-            for subscriber in subscribers:
-                subscriber.wire.write(joined)
-    channel.advance(events)
-    return messages, size
-
-
-def _write_others(
-    subscribers: Iterable[Subscriber], excluded: set[bytes], joined: bytes, framed: list[tuple[Event, bytes]]
-) -> tuple[int, int]:
-    """To each subscriber what does not exclude it; how many messages were kept from one, and their bytes."""
-    kept = saved = 0
-    for subscriber in subscribers:
-        chunk = joined
-        if subscriber.id in excluded:
-            own = [frame for event, frame in framed if frame and getattr(event, "exclude", b"") == subscriber.id]
-            kept, saved = kept + len(own), saved + sum(map(len, own))
-            chunk = b"".join([frame for event, frame in framed if getattr(event, "exclude", b"") != subscriber.id])
-        if chunk:
-            subscriber.wire.write(chunk)
-    return kept, saved

@@ -115,7 +115,7 @@ def _slow(vitals: Vitals) -> Reading:
 
 def _dropped(vitals: Vitals) -> Reading:
     slow = dropped_messages() + sum(server.dropped.total for server in wire_servers())
-    return {"slow_reader": slow, "fault": vitals.hub.failed_events}
+    return {"slow_reader": slow, "fault": vitals.hub.delivery.failed}
 
 
 def _tokens(vitals: Vitals) -> Reading:
@@ -202,14 +202,14 @@ METRICS = (
         "hub_publications_out_total",
         "counter",
         "Publications, joins and leaves that were written to the subscribers that a channel has here.",
-        lambda v: v.hub.delivered_events,
+        lambda v: v.hub.delivery.events,
     ),
-    Metric("hub_deliveries_total", "counter", "Messages written to subscribers.", lambda v: v.hub.deliveries),
+    Metric("hub_deliveries_total", "counter", "Messages written to subscribers.", lambda v: v.hub.delivery.messages),
     Metric(
         "hub_delivered_bytes_total",
         "counter",
         "Bytes of these messages with their frames.",
-        lambda v: v.hub.delivered_bytes,
+        lambda v: v.hub.delivery.bytes,
     ),
     Metric(
         "hub_dropped_messages_total",

@@ -172,8 +172,9 @@ class HubProtocol(asyncio.Protocol):
         """Answer the request, which uvicorn hands over as a whole."""
         server = self._server
         if server.draining:
-            self.close(Disconnects.RESTART)
-            return
+            # Let in just before the end: it gets the code that asks it to come back, which no HTTP answer has; a proxy
+            # would hand a 503 on instead of trying the next server.
+            self.shutdown()
         if (refusal := server.capacity.refusal(len(server.connections), server.options)) is not None:
             self.refuse(503, Headers({"Retry-After": "1"}), f"{refusal.reason}\n".encode())
             return

@@ -12,12 +12,11 @@ import pytest
 
 from tests.protocol.test_frames import client_frame
 from tests.support.attackers import Attacker, allow_many_sockets, watch
-from tests.support.canary import Canary
+from tests.support.canary import LONGEST_WAIT, Canary
 from tests.support.garbage import random_frames
 from tests.support.server import HubProcess, hub_serve
 from tests.support.sockets import HANDSHAKE
 
-LONGEST_WAIT = 0.05
 HANDSHAKE_TIMEOUT = 2
 MAX_MESSAGE_SIZE = 1_000_000
 # Deadlines are checked four times a second, and this machine is not the fastest.

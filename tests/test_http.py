@@ -14,8 +14,9 @@ from starlette.requests import ClientDisconnect
 
 from hub import http
 from hub.config import WireOptions
+from hub.errors import Disconnects
 from hub.http import MAX_HEAD_SIZE, HubHttpProtocol
-from hub.protocol.frames import text_frame
+from hub.protocol.frames import close_frame, text_frame
 from hub.wire_server import OPTIONS_STATE
 from tests.protocol.test_frames import client_frame
 from tests.support.sockets import HANDSHAKE
@@ -295,6 +296,8 @@ async def test_requests_on_their_way_when_the_worker_retires(server: Server, cap
         assert answer.startswith(b"HTTP/1.1 200")
         assert b"connection: close" in answer
         assert answer.endswith(b"got ")
-    assert (await socket.rest()).startswith(b"HTTP/1.1 503")
+    assert (await socket.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+    assert await socket.until(Disconnects.RESTART.reason.encode()) == close_frame(1012, Disconnects.RESTART.reason)
+    await socket.close()
     assert await silent.rest() == b""
     assert "cut off" not in caplog.text

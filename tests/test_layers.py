@@ -24,7 +24,7 @@ LAYERS = (
         *("redis_sentinel", "redis_link", "redis_commands", "redis_scripts", "redis_feed", "redis_history"),
         *("redis_lease", "redis_presence", "pubsub"),
     ),
-    ("hub", "streams", "authority", "admission", "capacity"),
+    ("hub", "delivery", "streams", "authority", "admission", "capacity"),
     ("handshake", "wire_contract", "wire_server", "asgi", "wire", "plain", "http"),
     (
         "clients",

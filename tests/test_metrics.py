@@ -261,13 +261,13 @@ async def test_deliveries(seed: int) -> None:
             else:
                 excluded = dice.choice(listeners).id if dice.random() < 0.4 else b""
                 event = Publication(b"x" * dice.randrange(200), DataKind.TEXT, excluded)
-            hub._emit(hub.registry.channels["room"], event)
+            hub.delivery.emit(hub.registry.channels["room"], event)
             if dice.random() < 0.3:
                 await asyncio.sleep(0)
         await asyncio.sleep(0)
     written = b"".join(chunk for listener in listeners for chunk in listener.writes)
-    assert hub.delivered_bytes == len(written)
-    assert hub.deliveries == sum(1 for _ in boundaries(written)) > 0
+    assert hub.delivery.bytes == len(written)
+    assert hub.delivery.messages == sum(1 for _ in boundaries(written)) > 0
 
 
 async def test_a_message_of_a_client() -> None:

@@ -497,7 +497,7 @@ def test_keys_that_cannot_be_used(keys: dict[str, str], message: str) -> None:
         {"ecdsa_public_key": public_pem(RSA)},
         {"jwks_public_endpoint": "https://example.com/jwks"},
     ],
-    ids=str,
+    ids=lambda keys: next(iter(keys)),
 )
 def test_keys_that_need_the_extra(keys: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without cryptography the error says what to install; secrets work without."""

@@ -250,7 +250,7 @@ async def test_a_shutdown_is_spread_and_ends() -> None:
 
 @in_virtual_time
 async def test_a_shutdown_with_handshakes() -> None:
-    """503 for one that is not answered in the window and for one that comes too late; one that is answered: 1012."""
+    """503 for one that is not answered in the window; one that is answered, even if it came later: 1012."""
     answered = asyncio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -275,9 +275,9 @@ async def test_a_shutdown_with_handshakes() -> None:
     for transport in (slow, quick, late_one):
         await until_lost(transport)
     assert slow.sent.startswith(b"HTTP/1.1 503 ")
-    assert late_one.sent.startswith(b"HTTP/1.1 503 ")
-    assert quick.sent.startswith(b"HTTP/1.1 101 ")
-    assert quick.sent.endswith(RESTART)
+    for transport in (quick, late_one):
+        assert transport.sent.startswith(b"HTTP/1.1 101 ")
+        assert transport.sent.endswith(RESTART)
 
 
 # Memory

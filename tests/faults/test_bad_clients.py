@@ -15,7 +15,7 @@ from tests.protocol.test_frames import client_frame
 from tests.soak_fuzz import fuzz
 from tests.support.abuse import fickle, greedy, hectic
 from tests.support.attackers import Attacker, allow_many_sockets, watch
-from tests.support.canary import Canary, worker_of
+from tests.support.canary import LONGEST_WAIT, Canary, worker_of
 from tests.support.centrifuge import PATH
 from tests.support.figures import memory, open_files
 from tests.support.server import HubProcess, hub_serve
@@ -24,7 +24,6 @@ from tests.support.sockets import HANDSHAKE, upgraded
 
 # Deadlines are looked at four times a second; the rest is this machine.
 SLACK = 1.5
-LONGEST_WAIT = 0.05
 MEGABYTE = 2**20
 CONNECT = client_frame(1, b'{"id":1,"connect":{}}')
 SETTINGS = {"HUB_CLIENT_INSECURE": "true"}

@@ -9,6 +9,7 @@ time; `longest` is without what the canary and the worker so waited during a rou
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import subprocess
@@ -20,6 +21,10 @@ from types import TracebackType
 
 from hub.protocol.frames import split
 from tests.support.sockets import upgraded
+
+# Seconds that a neighbour's round trip may take while the server is attacked. The lower one is what the guarantees ask
+# for; a virtual machine may also lose its processors for some time, which no kernel inside it counts.
+LONGEST_WAIT = 0.05 if os.environ.get("HUB_FAULTS") == "full" else 0.1
 
 # A masked text frame; a mask of zeros leaves the payload as it is.
 TWEET = b"\x81\x85\0\0\0\0tweet"

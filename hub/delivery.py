@@ -1,0 +1,119 @@
+"""From a channel's events to its clients' sockets: no await, no queue and no task.
+
+What one turn of the event loop brings is written at its end, each client getting all of it in one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+
+from .protocol.forms import Event
+from .registry import Channel, Subscriber
+from .types import Publication
+
+__all__ = ["Delivery"]
+
+log = logging.getLogger("hub")
+
+# Publications that came together will have company again. So after they were written for t seconds, the worker listens
+# for this share of t before it writes again: it finds more to write at once, and has time for all else.
+REST = 0.2
+
+
+class Delivery:
+    """The writes of one worker, and their counters."""
+
+    def __init__(self) -> None:
+        # None while stopped.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # Channels with pending events; a flush is scheduled while there are any.
+        self._dirty: list[Channel] = []
+        # By `time.monotonic`; the next flush comes no sooner. (uvloop's own time stands still within a turn.)
+        self._rest_until = 0.0
+        # For `hub.metrics`: messages written to clients, with their bytes. Then the events of which these were made,
+        # and those that a fault kept from a channel's clients.
+        self.messages = self.bytes = 0
+        self.events = self.failed = 0
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def stop(self) -> None:
+        self._loop = None
+
+    def emit(self, channel: Channel, event: Event) -> None:
+        """Write `event` to the channel's clients, behind what was emitted before."""
+        if not channel.pending and self._loop is not None:
+            if not self._dirty:
+                self._schedule(self._loop)
+            self._dirty.append(channel)
+        channel.pending.append(event)
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        rest = self._rest_until - time.monotonic()
+        if rest > 0:
+            loop.call_later(rest, self._flush, loop)
+        else:
+            loop.call_soon(self._flush, loop)
+
+    def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        dirty, self._dirty = self._dirty, []
+        begun, company = time.monotonic(), False
+        for channel in dirty:
+            company |= len(channel.pending) > 1
+            self.write(channel)
+        if company:
+            now = time.monotonic()
+            self._rest_until = now + REST * (now - begun)
+
+    def write(self, channel: Channel) -> None:
+        """Write now what the channel has pending."""
+        events, channel.pending = channel.pending, []
+        if not events:
+            return  # somebody who joined in this tick had it written already
+        try:
+            messages, size = _fan_out(channel, events)
+            self.messages += messages
+            self.bytes += size
+            self.events += len(events)
+        except Exception:
+            self.failed += len(events)
+            log.exception("unexpected fault while writing to the clients of %r", channel)
+
+
+def _fan_out(channel: Channel, events: list[Event]) -> tuple[int, int]:
+    """How many messages were written, and their bytes."""
+    excluded = {event.exclude for event in events if isinstance(event, Publication) and event.exclude}
+    messages = size = 0
+    for form, subscribers in channel.groups.items():
+        frames = form.frames(channel.name, events, channel.last)
+        joined = frames[0] if len(frames) == 1 else b"".join(frames)
+        messages += (len(frames) - frames.count(b"")) * len(subscribers)
+        size += len(joined) * len(subscribers)
+        if excluded:
+            kept, saved = _write_others(subscribers, excluded, joined, list(zip(events, frames, strict=True)))
+            messages, size = messages - kept, size - saved
+        elif joined:
+            for subscriber in subscribers:
+                subscriber.wire.write(joined)
+    channel.advance(events)
+    return messages, size
+
+
+def _write_others(
+    subscribers: Iterable[Subscriber], excluded: set[bytes], joined: bytes, framed: list[tuple[Event, bytes]]
+) -> tuple[int, int]:
+    """To each subscriber what does not exclude it; how many messages were kept from one, and their bytes."""
+    kept = saved = 0
+    for subscriber in subscribers:
+        chunk = joined
+        if subscriber.id in excluded:
+            own = [frame for event, frame in framed if frame and getattr(event, "exclude", b"") == subscriber.id]
+            kept, saved = kept + len(own), saved + sum(map(len, own))
+            chunk = b"".join([frame for event, frame in framed if getattr(event, "exclude", b"") != subscriber.id])
+        if chunk:
+            subscriber.wire.write(chunk)
+    return kept, saved

@@ -1,0 +1,134 @@
+"""The writes of a worker: one a turn for each client, and a rest after publications that came together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from hub import delivery
+from hub.delivery import REST, Delivery
+from hub.protocol.forms import RAW
+from hub.protocol.frames import text_frame
+from hub.registry import Channel, Registry
+from hub.types import Publication
+
+pytestmark = pytest.mark.both_loops
+
+# Seconds that writing to the slow client takes.
+SLOW = 0.05
+
+
+class Client:
+    """A subscriber that takes its time; `writes` has the bytes, `times` when they came."""
+
+    id = b""
+
+    def __init__(self, takes: float) -> None:
+        self._takes = takes
+        self.writes: list[bytes] = []
+        self.times: list[float] = []
+
+    @property
+    def wire(self) -> Client:
+        return self
+
+    def write(self, chunk: bytes) -> None:
+        self.times.append(time.monotonic())
+        self.writes.append(chunk)
+        time.sleep(self._takes)
+
+    def on_insufficient(self, channel: str) -> None:
+        raise AssertionError
+
+
+async def started() -> Delivery:
+    """In the running loop."""
+    running = Delivery()
+    running.start(asyncio.get_running_loop())
+    return running
+
+
+def heard_by(client: Client, name: str = "room") -> Channel:
+    """A channel with one subscriber."""
+    registry = Registry()
+    registry.subscribe(client, name)
+    return registry.channels[name]
+
+
+def emit(running: Delivery, channel: Channel, *texts: str) -> None:
+    for text in texts:
+        running.emit(channel, Publication(text.encode()))
+
+
+def frames(*texts: str) -> bytes:
+    return b"".join(text_frame(text.encode()) for text in texts)
+
+
+async def test_a_rest_after_publications_that_came_together() -> None:
+    """What comes while the worker rests goes out with what comes first: in one write, and no later than it must."""
+    running, client = await started(), Client(SLOW)
+    channel = heard_by(client)
+    emit(running, channel, "1", "2")
+    await asyncio.sleep(0)
+    assert client.writes == [frames("1", "2")]
+    emit(running, channel, "3")
+    await asyncio.sleep(0)
+    emit(running, channel, "4")
+    assert len(client.writes) == 1
+    await asyncio.sleep(2 * REST * SLOW)
+    assert client.writes[1:] == [frames("3", "4")]
+    assert client.times[1] - client.times[0] - SLOW > REST * SLOW * 0.9
+
+
+async def test_no_rest_after_a_single_publication() -> None:
+    """Who publishes now and then is never held up, however many listen."""
+    running, client = await started(), Client(SLOW)
+    channel = heard_by(client)
+    for text in ("1", "2", "3"):
+        emit(running, channel, text)
+        await asyncio.sleep(0)
+    assert client.writes == [frames(text) for text in ("1", "2", "3")]
+
+
+async def test_a_quiet_time_is_a_rest_too() -> None:
+    """The next publication after it is written in its own turn."""
+    running, client = await started(), Client(SLOW)
+    channel = heard_by(client)
+    emit(running, channel, "1", "2")
+    await asyncio.sleep(0)
+    await asyncio.sleep(2 * REST * SLOW)
+    emit(running, channel, "3")
+    await asyncio.sleep(0)
+    assert client.writes[1:] == [frames("3")]
+
+
+async def test_a_newcomer_in_a_rest() -> None:
+    """Gets nothing of what was delivered before, and the others get it once."""
+    running, old, new = await started(), Client(SLOW), Client(0)
+    channel = heard_by(old)
+    emit(running, channel, "1", "2")
+    await asyncio.sleep(0)
+    emit(running, channel, "3")
+    running.write(channel)
+    channel.groups[RAW].add(new)
+    emit(running, channel, "4")
+    await asyncio.sleep(2 * REST * SLOW)
+    assert old.writes[1:] == [frames("3"), frames("4")]
+    assert new.writes == [frames("4")]
+
+
+async def test_channels_rest_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest is the worker's: all that it wrote in the turn counts, and another channel waits too."""
+    monkeypatch.setattr(delivery, "REST", 1.0)
+    running, client = await started(), Client(SLOW)
+    first, second = heard_by(client, "first"), heard_by(client, "second")
+    emit(running, first, "1", "2")
+    emit(running, second, "3")
+    await asyncio.sleep(0)
+    emit(running, second, "4")
+    await asyncio.sleep(0)
+    assert len(client.writes) == 2
+    await asyncio.sleep(3 * SLOW)
+    assert client.times[2] - client.times[0] > 4 * SLOW * 0.9
