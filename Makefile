@@ -7,8 +7,8 @@ install: .venv/ready ## make .venv with the hub and its development tools
 .venv/ready: pyproject.toml constraints.txt deploy/bootstrap.sh ; @PYTHON="$(PYTHON)" sh deploy/bootstrap.sh
 run: install ## start the hub with everything it needs
 	@$(BIN)/hub serve --workers 2
-test: install ## run the tests
-	@$(BIN)/python -m pytest
+test: install ## run the tests, three files at a time: most of them wait for something most of the time
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 test-sdk: install ; @$(BIN)/python -m pytest -m sdk tests/sdk
 lint: install ; @$(BIN)/ruff check . && $(BIN)/ruff format --check .
 types: install ; @$(BIN)/mypy

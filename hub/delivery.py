@@ -21,6 +21,8 @@ log = logging.getLogger("hub")
 # Publications that came together will have company again. So after they were written for t seconds, the worker listens
 # for this share of t before it writes again: it finds more to write at once, and has time for all else.
 REST = 0.2
+# Seconds of writing from which this is worth a timer.
+LONG = 0.001
 
 
 class Delivery:
@@ -65,9 +67,9 @@ class Delivery:
         for channel in dirty:
             company |= len(channel.pending) > 1
             self.write(channel)
-        if company:
-            now = time.monotonic()
-            self._rest_until = now + REST * (now - begun)
+        took = time.monotonic() - begun
+        if company and took > LONG:
+            self._rest_until = begun + (1 + REST) * took
 
     def write(self, channel: Channel) -> None:
         """Write now what the channel has pending."""

@@ -107,7 +107,7 @@ class ConnectionToken:
     meta: bytes = b""
     channels: tuple[str, ...] = ()
     subs: dict[str, SubscribeGrant] = field(default_factory=dict)
-    expire_at: int = 0
+    expire_at: float = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +120,7 @@ class SubscriptionToken:
     client: str = ""
     info: bytes = b""
     data: bytes = b""
-    expire_at: int = 0
+    expire_at: float = 0
     override: Override = Override()
 
 
@@ -356,10 +356,12 @@ def _audience(claim: str | list[str] | None) -> list[str]:
     return [claim] if isinstance(claim, str) else claim or []
 
 
-def _expire_at(claims: _Claims) -> int:
-    """When what the token opened ends: `expire_at` if it is there, else `exp`."""
+def _expire_at(claims: _Claims) -> float:
+    """When what the token opened ends: `expire_at` if it is there, else `exp`. Not rounded: down, a token that is good
+    for less than a second would open what has ended already.
+    """
     at = claims.exp if claims.expire_at is None else claims.expire_at
-    return 0 if at is None else int(min(max(at, 0), MAX_TIME))
+    return 0 if at is None else min(max(at, 0), MAX_TIME)
 
 
 def _channel(name: str) -> str:

@@ -121,6 +121,7 @@ async def test_reading_older_messages_is_not_disturbed(hub: HubProcess, visit: V
     async with websockets.connect(f"{hub.ws_url}/ws/chat:scroll?echo=0") as other:
         for count in range(60):
             await other.send(f"line {count}")
+        await expect(page.locator(".body")).to_have_count(60)
         await expect(page.locator(".body").last).to_be_in_viewport()
         await page.hover("#scroll")
         await page.mouse.wheel(0, -100_000)
@@ -389,6 +390,7 @@ async def test_the_focus_is_never_lost(hub: HubProcess, visit: Visit) -> None:
     async with websockets.connect(f"{hub.ws_url}/ws/chat:focus?echo=0") as other:
         for count in range(40):
             await other.send(f"line {count}")
+        await expect(page.locator(".body")).to_have_count(40)
         await expect(page.locator(".body").last).to_be_in_viewport()
         await page.hover("#scroll")
         await page.mouse.wheel(0, -100_000)

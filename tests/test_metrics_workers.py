@@ -279,14 +279,14 @@ def test_a_folder_for_temporary_files_with_a_long_name(monkeypatch: pytest.Monke
         assert Path(folder).parent == Path("/tmp")
 
 
-async def test_a_supervisor_that_was_killed(tmp_path: Path) -> None:
+async def test_a_supervisor_that_was_killed() -> None:
     """The workers remove their folder as they end."""
-    with serving(TMPDIR=str(tmp_path)) as hub:
+    with tempfile.TemporaryDirectory() as short, serving(TMPDIR=short) as hub:
         family = workers(hub)
-        assert any(name.startswith("hub-workers-") for name in names(tmp_path))
+        assert any(name.startswith("hub-workers-") for name in names(Path(short)))
         hub.process.kill()
         await asyncio.to_thread(wait_gone, family, 10)
-        assert not any(name.startswith("hub-workers-") for name in names(tmp_path))
+        assert not any(name.startswith("hub-workers-") for name in names(Path(short)))
 
 
 async def test_a_worker_that_is_blocked(tmp_path: Path) -> None:

@@ -96,7 +96,8 @@ async def test_null_is_absent() -> None:
     [
         ({}, 0),
         ({"exp": NOW + 60}, NOW + 60),
-        ({"exp": NOW + 60.9}, NOW + 60),
+        ({"exp": NOW + 60.9}, NOW + 60.9),
+        ({"exp": NOW + 0.5}, NOW + 0.5),
         ({"exp": NOW + 60, "expire_at": NOW + 600}, NOW + 600),
         ({"exp": NOW + 60, "expire_at": 0}, 0),
         ({"exp": NOW + 60, "expire_at": -1}, 0),
