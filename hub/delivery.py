@@ -18,10 +18,10 @@ __all__ = ["Delivery"]
 
 log = logging.getLogger("hub")
 
-# Publications that came together will have company again. So after they were written for t seconds, the worker listens
-# for this share of t before it writes again: it finds more to write at once, and has time for all else.
+# Publications that came together will have company again. So after writing them took t seconds of the processor, the
+# worker listens for this share of t before it writes again: it finds more to write at once, and has time for all else.
 REST = 0.2
-# Seconds of writing from which this is worth a timer.
+# Where t is less than this, it is not worth a timer.
 LONG = 0.001
 
 
@@ -63,13 +63,13 @@ class Delivery:
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         dirty, self._dirty = self._dirty, []
-        begun, company = time.monotonic(), False
+        begun, company = time.thread_time(), False
         for channel in dirty:
             company |= len(channel.pending) > 1
             self.write(channel)
-        took = time.monotonic() - begun
+        took = time.thread_time() - begun
         if company and took > LONG:
-            self._rest_until = begun + (1 + REST) * took
+            self._rest_until = time.monotonic() + REST * took
 
     def write(self, channel: Channel) -> None:
         """Write now what the channel has pending."""

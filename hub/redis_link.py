@@ -216,14 +216,18 @@ async def open_link(pool: Pool, handler: LinkHandler, timeout: float) -> Link:
 
 
 async def _connect_to_master(pool: SentinelPool, connection: AbstractConnection, timeout: float) -> Server:
-    """`_connect`, given up when the sentinels name another: that this one hangs may be their reason."""
+    """`_connect`, given up when the sentinels name another: that this one hangs may be their reason.
+
+    They are asked at the end too: who was frozen and comes back takes himself for the master until somebody tells him.
+    """
     leaving = asyncio.create_task(pool.leave(), name="hub redis sentinels")
     connecting = asyncio.create_task(_connect(connection, timeout), name="hub redis connection")
     try:
         await asyncio.wait((connecting, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not connecting.done():
+        server = connecting.result() if connecting.done() else None
+        if server is None or await pool.find_master() != pool.address:
             raise ConnectionError("the sentinels name another master now")
-        return connecting.result()
+        return server
     finally:
         connecting.cancel()
         leaving.cancel()

@@ -16,12 +16,12 @@ from hub.types import Publication
 
 pytestmark = pytest.mark.both_loops
 
-# Seconds that writing to the slow client takes.
+# Seconds of the processor that writing to the slow client takes.
 SLOW = 0.05
 
 
 class Client:
-    """A subscriber that takes its time; `writes` has the bytes, `times` when they came."""
+    """A subscriber that costs processor time; `writes` has the bytes, `times` when they came."""
 
     id = b""
 
@@ -37,7 +37,9 @@ class Client:
     def write(self, chunk: bytes) -> None:
         self.times.append(time.monotonic())
         self.writes.append(chunk)
-        time.sleep(self._takes)
+        end = time.thread_time() + self._takes
+        while time.thread_time() < end:
+            pass
 
     def on_insufficient(self, channel: str) -> None:
         raise AssertionError

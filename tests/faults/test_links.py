@@ -88,9 +88,12 @@ async def traffic(
     assert not any(checker.events["told"] + checker.events["unsubscribed 2500"] for checker in checkers), checkers
 
 
-def a_node(server: RedisProcess) -> str:
-    """The worker with most subscriptions, by what the names of its connections have in common."""
+async def a_node(server: RedisProcess, channels: list[str]) -> str:
+    """The worker with most subscriptions to `channels`, by what the names of its connections have in common."""
+    names = {f"hub:channel:{channel}".encode() for channel in channels}
     with server.client() as client:
+        # The last test's are kept for a moment.
+        await eventually(lambda: set(client.pubsub_channels("hub:channel:*")) == names, 10)
         feeds = [entry for entry in client.client_list() if entry["name"].endswith("-feed")]
     return str(max(feeds, key=lambda entry: int(entry["sub"]))["name"]).removesuffix("-feed")
 
@@ -108,8 +111,9 @@ async def test_the_link_of_one_worker(
 ) -> None:
     """Both its connections, and all that it tries to open: its clients have what they missed soon after the end."""
     name = fault.__name__
-    async with traffic(hub, other, [f"{name}-{channel}" for channel in CHANNELS]) as (ledger, heal):
-        node = a_node(server)
+    channels = [f"{name}-{channel}" for channel in CHANNELS]
+    async with traffic(hub, other, channels) as (ledger, heal):
+        node = await a_node(server, channels)
         fault(proxy, node)
         await asyncio.sleep(seconds)
         proxy.release(node)

@@ -113,8 +113,11 @@ async def test_the_sentinels_name_another_master_while_the_old_one_works(redis_b
             sentinel.stop()
 
 
-async def test_the_sentinels_name_another_master_while_the_first_hangs(redis_binary: str, tmp_path: Path) -> None:
-    """A frozen server takes connections and says nothing: who waits for it follows at once, not after the timeout."""
+@pytest.mark.parametrize("comes_back", [False, True], ids=["for good", "and comes back"])
+async def test_another_master_while_the_first_hangs(redis_binary: str, tmp_path: Path, comes_back: bool) -> None:
+    """A frozen server takes connections and says nothing: who waits for it follows at once, and does not take it for
+    the master if it comes back in the same moment.
+    """
     with running_redis(redis_binary) as old, running_redis(redis_binary) as new:
         sentinel = SentinelProcess(redis_binary, tmp_path, old.port)
         old.send_signal(signal.SIGSTOP)
@@ -126,7 +129,12 @@ async def test_the_sentinels_name_another_master_while_the_first_hangs(redis_bin
             with sentinel.client() as client:
                 client.execute_command("SENTINEL", "REMOVE", SERVICE)
                 client.execute_command("SENTINEL", "MONITOR", SERVICE, "127.0.0.1", new.port, 1)
+            if comes_back:
+                old.send_signal(signal.SIGCONT)
             await eventually(lambda: ear.broker.ready, 3)
+            assert ear.broker.reconnects == {"commands": 0, "feed": 0}
+            with new.client() as client:
+                assert len(client.pubsub_channels("hub:*")) == 2
             await ear.broker.stop()
         finally:
             old.send_signal(signal.SIGCONT)
