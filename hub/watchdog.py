@@ -80,11 +80,11 @@ class Watchdog:
     def _turn(self) -> None:
         now = time.monotonic()
         late = max(0.0, now - self._mark - INTERVAL)
+        self._mark = now  # first: the thread looks at any moment, and a log line takes its time
         self.lag.observe(late)
         if self._patience > self._limit:
             late, self._patience = max(late, self._patience / AGAIN), self._limit
             log.error("the event loop goes on; it stood still for %.1f s", late)
-        self._mark = now
         assert self._loop is not None
         self._timer = self._loop.call_later(INTERVAL, self._turn)
 

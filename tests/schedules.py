@@ -35,7 +35,7 @@ from tests.support.server import HubProcess
 from tests.support.traffic import Traffic
 from tests.support.waiting import eventually
 
-__all__ = ["FAULTS", "Outcome", "Place", "place", "run"]
+__all__ = ["FAULTS", "Outcome", "Place", "fail_over", "kill_a_worker", "place", "run", "wipe"]
 
 CLIENTS, CHANNELS, RATE = 6, 3, 120
 # Seconds in which the faults of a schedule begin; and after the last, until everybody has to have everything.
@@ -57,8 +57,8 @@ class Place:
 
 
 @contextlib.contextmanager
-def place(binary: str) -> Iterator[Place]:
-    with replicated(binary, *DURABLE) as (master, replica, proxy), serving(proxy.url, workers=2) as hub:
+def place(binary: str, workers: int = 2) -> Iterator[Place]:
+    with replicated(binary, *DURABLE) as (master, replica, proxy), serving(proxy.url, workers=workers) as hub:
         yield Place(master, replica, proxy, hub)
 
 

@@ -85,29 +85,32 @@ class Room:
         return self._stack.enter_context(closing(upgraded(self._hub.port, "/ws/room", **options)))
 
     def measure(self) -> dict[int, float]:
-        """The median latency without stalled clients, with one, and with 20. Each of those is watched to its end."""
-        figures: dict[int, list[float]] = {0: [], 1: [], 20: []}
-        for count in (1, 20, 1, 20):  # interleaved, so that a slow moment of the machine meets all
+        """The median latency without stalled clients, with one, and with 50. Each of those is watched to its end."""
+        figures: dict[int, list[float]] = {0: [], 1: [], 50: []}
+        for count in (1, 50, 1, 50):  # interleaved, so that a slow moment of the machine meets all
             figures[0] += latencies(self._clients)
             before = memory(self._worker)
             for _ in range(count):
                 self._join(receive_buffer=4096)
             figures[count] += latencies(self._clients)
             stalled_at = time.monotonic()
-            assert memory(self._worker) - before < count * (BUDGET + OVERHEAD) + 2**20
+            cost = memory(self._worker) - before
+            assert cost < count * (BUDGET + OVERHEAD) + 2**20
             assert_dropped(self._hub, stalled_at)
+            seconds = time.monotonic() - stalled_at
+            print(f"figure: {count} stalled: {cost / count / 1024:.0f} KiB each, gone {seconds:.1f} s later")
         return {count: statistics.median(p99s) for count, p99s in figures.items()}
 
 
 @pytest.mark.timeout(180)
 def test_some_of_a_thousand_stop_reading(hub: HubProcess) -> None:
-    """With one, and with 20: the others' p99 within 1.5 times that without, memory in the budget, gone in time."""
+    """With one, and with 50: the others' p99 within 1.5 times that without, memory in the budget, gone in time."""
     with ExitStack() as stack:
         room = Room(hub, stack)
         for _ in range(4):  # what stalled clients do to others they do each time; a busy machine does not
             p99 = room.measure()
             print("p99 in ms by the number of stalled clients:", p99)
-            if max(p99[1], p99[20]) < 1.5 * p99[0]:
+            if max(p99[1], p99[50]) < 1.5 * p99[0]:
                 break
         else:
             pytest.fail("the others have to wait")

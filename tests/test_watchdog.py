@@ -64,6 +64,25 @@ async def test_a_loop_that_stands_still(dog: Watchdog, caplog: pytest.LogCapture
     assert dog.lag.sum >= 0.7
 
 
+async def test_the_thread_looks_while_the_end_is_told(dog: Watchdog, caplog: pytest.LogCaptureFixture) -> None:
+    """A slow log is not a second time that the loop stands still."""
+
+    class Slow(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "goes on" in record.getMessage():
+                dog._look(time.monotonic() - dog._mark - watchdog.INTERVAL, 0.0)
+
+    handler = Slow()
+    watchdog.log.addHandler(handler)
+    try:
+        dog.start()
+        a_handler_that_blocks(0.5)
+        await eventually(lambda: len(caplog.records) == 2)
+        assert dog.blocks == 1
+    finally:
+        watchdog.log.removeHandler(handler)
+
+
 async def test_it_is_told_again(dog: Watchdog, caplog: pytest.LogCaptureFixture) -> None:
     """Each time that it lasts four times as long, and anew the next time."""
     dog.start()
