@@ -12,7 +12,7 @@ test: install ## run the tests, three files at a time: most of them wait for som
 test-sdk: install ; @$(BIN)/python -m pytest -m sdk tests/sdk
 lint: install ; @$(BIN)/ruff check . && $(BIN)/ruff format --check .
 types: install ; @$(BIN)/mypy
-coverage: install ; @$(BIN)/coverage run -m pytest -q && $(BIN)/coverage report
+coverage: install ; @$(BIN)/coverage erase && $(BIN)/coverage run -m pytest -q -n 3 --dist loadfile; $(BIN)/coverage combine -q && $(BIN)/coverage report
 soak: install ## faults at full size, half an hour; each line by itself is a few minutes
 	@$(BIN)/python -m tests.soak
 	@$(BIN)/python -m tests.soak --clients 60 --channels 40 --subscriptions 4 --rate 400 --kill-every 0 --cut-every 0 --churn 1
