@@ -90,13 +90,15 @@ class Admission:
             return self.refuse(Disconnects.TOO_MANY_CONNECTIONS)
         if not self._origin_allowed(connection):
             return self.refuse(Disconnects.FORBIDDEN_ORIGIN, repr(connection.headers.get("origin", "")[:100]))
-        # Before the authenticator, which may be expensive, and after it, because others may have come meanwhile: the
-        # caller enters without another await.
+        # Before the authenticator, which may be expensive, and after it, because others may have come meanwhile. The
+        # caller enters without another await, or asks for room once more.
         if authenticate and not self._is_full() and not await self._authenticate(connection):
             return self.refuse(Disconnects.UNAUTHORIZED)
-        if self._is_full():
-            return self.refuse(Disconnects.OVERLOADED)
-        return None
+        return self.check_room()
+
+    def check_room(self) -> Disconnect | None:
+        """Why there is no room for one more, or None."""
+        return self.refuse(Disconnects.OVERLOADED) if self._is_full() else None
 
     def refuse(self, disconnect: Disconnect, last: str = "") -> Disconnect:
         """Count and log a connection that is not admitted; `last` says which."""

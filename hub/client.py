@@ -27,7 +27,7 @@ from .errors import BrokerUnavailable, Disconnect, Disconnects, Ended, Error, Er
 from .protocol.commands import Command, Malformed, Publish, parse
 from .protocol.deflate import pack
 from .protocol.replies import PING, client_info, error_reply, push, reply
-from .protocol.session import Action, State, judge
+from .protocol.session import Action, State, is_pong, judge
 from .registry import Writer
 from .subscription import Subscription
 from .types import ClientInfo
@@ -88,6 +88,7 @@ class Client:
     id = b""
     # How the server's own end is told (`hub.wire.Handler`).
     shutdown = Disconnects.SHUTDOWN
+    lossless = True  # a reply, or the base of a delta, cannot be left out
 
     def __init__(self, context: Context, wire: Wire, connection: HTTPConnection) -> None:
         self.context = context
@@ -146,7 +147,10 @@ class Client:
             if self._bucket is not None and not self._bucket.take():
                 self.end(Disconnects.TOO_MANY_REQUESTS)
                 return
-            self._queue.append(command)
+            if self._pong_due and is_pong(command):
+                self._handle(command)  # now: it is no answer to what holds up the commands before it
+            else:
+                self._queue.append(command)
         self._work()
 
     def _work(self) -> None:
@@ -391,7 +395,7 @@ class Client:
         elif self.state is not State.OPEN:
             self.end(Disconnects.STALE)
         elif self._pong_due and self._now() >= self._pong_due:
-            self.end(Disconnects.NO_PONG)
+            self._miss_pong()
         elif self.expire_at and time.time() >= self._grace(self.expire_at):
             self.end(Disconnects.EXPIRED)
         elif not self._expire_subscriptions():
@@ -405,6 +409,14 @@ class Client:
         self.wire.write(PING)
         self._next_ping = now + self.context.settings.ping_interval
         self._pong_due = now + self.context.settings.ping_timeout
+
+    def _miss_pong(self) -> None:
+        """While reading is paused none can be heard; its time begins anew then."""
+        if self._held:
+            self._pong_due = self._now() + self.context.settings.ping_timeout
+            self._set_timer()
+        else:
+            self.end(Disconnects.NO_PONG)
 
     def _expire_subscriptions(self) -> bool:
         """Whether that ended the connection."""

@@ -37,7 +37,7 @@ class WireOptions:
     max_message_size: int = 65536
     ping_interval: float = 25.0
     ping_timeout: float = 10.0
-    handshake_timeout: float = 10.0
+    handshake_timeout: float = 8.0
     close_timeout: float = 5.0
     slow_policy: SlowPolicy = "disconnect"
     slow_budget: int = 1048576
@@ -51,7 +51,12 @@ class Settings(BaseSettings):
     """Everything that can be set. Durations are in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(
-        env_prefix="HUB_", extra="ignore", frozen=True, populate_by_name=True, hide_input_in_errors=True
+        env_prefix="HUB_",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,  # no timer can be set to never
     )
 
     # Where to listen
@@ -118,7 +123,14 @@ class Settings(BaseSettings):
     )
     user_personal_channel_namespace: str = Field("", description="The namespace of these channels.")
     client_channel_limit: int = Field(128, ge=1, le=65536, description="Channels of one client.")
-    client_stale_timeout: float = Field(10.0, gt=0, description="A client must send `connect` within this time.")
+    # With this and `handshake_timeout` no silent client is there after 10 s: a deadline is met a quarter of a second
+    # late at most, the answer to a close frame may take half a second, and the rest is for a worker that is busy.
+    client_stale_timeout: float = Field(
+        8.0,
+        gt=0,
+        description="A client must send `connect` within this time; 3502 comes 0.25 s later at most, the end 0.75 s "
+        "after that.",
+    )
     client_expired_grace: float = Field(25.0, ge=0, description="How much later than its token a client expires.")
     presence_lease: float = Field(10.0, ge=1, le=300, description="The clients of a dead worker leave within this.")
     recovery_limit: int = Field(300, ge=1, le=10000, description="A client that missed more does not recover.")
@@ -139,8 +151,10 @@ class Settings(BaseSettings):
     # Connections
     ping_interval: float = Field(25.0, gt=0, description="A silent connection is pinged after this long.")
     ping_timeout: float = Field(10.0, gt=0, description="It is dropped if nothing comes back for this long.")
-    handshake_timeout: float = Field(10.0, gt=0, description="Longest handshake.")
-    slow_policy: SlowPolicy = Field("disconnect", description="What happens to a client that reads too slowly.")
+    handshake_timeout: float = Field(
+        8.0, gt=0, description="Longest handshake or other HTTP request; cut off 0.25 s later at most."
+    )
+    slow_policy: SlowPolicy = Field("disconnect", description="What happens to a raw client that reads too slowly.")
     slow_budget: int = Field(1048576, ge=1024, description="Bytes kept for such a client.")
     slow_timeout: float = Field(10.0, gt=0, description="A client that takes nothing for this long is dropped.")
     compression: bool = Field(False, description="Messages may be compressed (permessage-deflate).")

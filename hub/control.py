@@ -24,6 +24,7 @@ from .clients import Clients
 from .errors import Disconnect, Disconnects, Errors, HubError, Refused
 from .handlers import subscribe_by_server
 from .hub import HubCore
+from .protocol.frames import may_be_sent
 from .protocol.replies import RefreshResult, push
 from .subscription import ttl
 from .tokens import Override, SubscribeGrant
@@ -162,7 +163,12 @@ class HubNode(HubCore):
         whitelist: tuple[str, ...] = (),
         disconnect: Disconnect = Disconnects.FORCE_DISCONNECT,
     ) -> None:
-        """Close a user's connections, except those with the ids in `whitelist`."""
+        """Close a user's connections, except those with the ids in `whitelist`.
+
+        Raises ValueError for a code that a close frame cannot have.
+        """
+        if not may_be_sent(disconnect.code):
+            raise ValueError(f"a close frame cannot have the code {disconnect.code}")
         order = _Disconnect(user=user, client=client or session, code=disconnect.code, reason=disconnect.reason)
         order.whitelist = whitelist
         await self._order(order)
@@ -190,8 +196,14 @@ class HubNode(HubCore):
         await self._order(_Forget(channel=channel))
 
     async def _order(self, order: _Order) -> int:
+        """How many were told. Raises ValueError for what they could not read, a time that is infinite for example."""
+        payload = _encode(order)
+        try:
+            _decoder.decode(payload)
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"no worker could do this: {error}") from None
         await self.start()
-        return await self.broker.broadcast(_encode(order))
+        return await self.broker.broadcast(payload)
 
     # Surveys
 
@@ -260,7 +272,10 @@ class HubNode(HubCore):
             return
         match order:
             case _Targeted():
-                for client in self.clients.of(order.user, order.client):
+                clients = self.clients.of(order.user, order.client)
+                if clients:
+                    self.delivery.flush()  # what was published before they are told goes before it
+                for client in clients:
                     try:
                         self._act(client, order)
                     except Exception:  # the user's other connections are not spared

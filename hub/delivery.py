@@ -21,8 +21,8 @@ log = logging.getLogger("hub")
 # Publications that came together will have company again. So after writing them took t seconds of the processor, the
 # worker listens for this share of t before it writes again: it finds more to write at once, and has time for all else.
 REST = 0.2
-# Where t is less than this, it is not worth a timer.
-LONG = 0.001
+# Clients that several are written to at once, from which this is worth a timer.
+CROWD = 100
 
 
 class Delivery:
@@ -41,6 +41,10 @@ class Delivery:
         self.events = self.failed = 0
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """What is pending still was for clients of another loop, which has ended before it was written."""
+        for channel in self._dirty:
+            channel.pending.clear()
+        self._dirty.clear()
         self._loop = loop
 
     def stop(self) -> None:
@@ -57,19 +61,19 @@ class Delivery:
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         rest = self._rest_until - time.monotonic()
         if rest > 0:
-            loop.call_later(rest, self._flush, loop)
+            loop.call_later(rest, self.flush)
         else:
-            loop.call_soon(self._flush, loop)
+            loop.call_soon(self.flush)
 
-    def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
+    def flush(self) -> None:
+        """Write now what all channels have pending."""
         dirty, self._dirty = self._dirty, []
-        begun, company = time.thread_time(), False
+        crowd = sum(len(channel) for channel in dirty if len(channel.pending) > 1)
+        begun = time.thread_time() if crowd >= CROWD else None
         for channel in dirty:
-            company |= len(channel.pending) > 1
             self.write(channel)
-        took = time.thread_time() - begun
-        if company and took > LONG:
-            self._rest_until = time.monotonic() + REST * took
+        if begun is not None:
+            self._rest_until = time.monotonic() + REST * (time.thread_time() - begun)
 
     def write(self, channel: Channel) -> None:
         """Write now what the channel has pending."""

@@ -1,8 +1,8 @@
 """uvicorn's HTTP class of `hub serve`, with the defences that a public port needs.
 
-A request (a WebSocket handshake too) that does not come to its end in time is cut off; a head has a size limit; many
-requests, or a large one, are handled piece by piece with everybody's turn in between; a frame that follows the
-handshake in the same segment is not lost, as it is in uvicorn's own classes.
+A request (a WebSocket handshake too) that does not come to its end in time is cut off, and so is who takes nothing of
+the answers; a head has a size limit; many requests, or a large one, are handled piece by piece with everybody's turn in
+between; a frame that follows the handshake in the same segment is not lost, as it is in uvicorn's own classes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from websockets.datastructures import Headers
 
 from .handshake import http_response
@@ -52,15 +52,22 @@ class HubHttpProtocol(HttpToolsProtocol):
         self.due = 0
         # Bytes of the present request's head so far; -1 after it, 0 between requests.
         self._head = 0
+        # After it, bytes since the last of the body, or of a chunk's begin: extensions of chunks, trailers.
+        self._tail = 0
         # What has arrived and waits for its turn; reading is paused meanwhile.
         self._waiting = b""
         # Whether the present request asks for a WebSocket, if for any upgrade; known when its head is complete.
         self._to_websocket = False
         # The answer to a bad request is out.
         self._refused = False
+        # The request that the application has got last.
+        self._answering: RequestResponseCycle | None = None
+        # While the client reads too slowly, how many bytes it had not taken at the last look.
+        self._stall = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._wire_server.tune(transport)
         if self._wire_server.capacity.is_exhausted(len(self.connections)):
             transport.abort()
             return
@@ -68,12 +75,54 @@ class HubHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wire_server.deadlines.clear(self)
+        self.pipeline.clear()
+        if self._answering is not None:  # uvicorn tells the last one, and that need not be it
+            self._answering.disconnected = True
         super().connection_lost(exc)
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_due(self) -> None:
-        if not (self._refused or self._wire_server.draining):
+        to_read = self.flow.write_paused or self.transport.is_closing()
+        if to_read and self.transport.get_write_buffer_size() < self._stall:
+            self._expect_reading()
+            return
+        if to_read:
+            self._wire_server.slow.add()
+        elif not (self._refused or self._wire_server.draining):
             _slow.add()
         self.transport.abort()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.transport.is_closing():
+            self._expect_reading()
+        elif self._head or self._refused:
+            self._expect_request()
+        else:
+            self._wire_server.deadlines.clear(self)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._expect_reading()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._expect_reading()
+
+    def _expect_reading(self) -> None:
+        """The client has to take some of what is left of the answers, if it is there."""
+        if self not in self.connections:
+            return
+        self._stall = self.transport.get_write_buffer_size()
+        self._wire_server.deadlines.set(self, self._wire_server.options.slow_timeout)
 
     def shutdown(self) -> None:
         """uvicorn stops, and no more connections are let in. One that was, just before, has not been heard yet."""
@@ -124,12 +173,15 @@ class HubHttpProtocol(HttpToolsProtocol):
             _invalid.add()
             self._refuse(400, "This is not a valid HTTP request, or one with a body that asks for an upgrade.")
         else:
-            if self._head > MAX_HEAD_SIZE:
-                self._refuse(431, f"The request's head is larger than {MAX_HEAD_SIZE} bytes.")
+            if self._head > MAX_HEAD_SIZE or self._tail > MAX_HEAD_SIZE:
+                part = "head is" if self._head > 0 else "trailers are"
+                self._refuse(431, f"The request's {part} larger than {MAX_HEAD_SIZE} bytes.")
 
     def _count(self, data: bytes) -> None:
         """The clock of a request starts with its first byte, even if that is only an empty line."""
-        if self._head >= 0:
+        if self._head < 0:
+            self._tail += len(data)
+        else:
             self._head += len(data)
             if not self.due:
                 self._expect_request()
@@ -139,8 +191,20 @@ class HubHttpProtocol(HttpToolsProtocol):
             raise ValueError("too many requests wait for an answer")
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Trailers, which nobody here has a use for, do not pass for headers (RFC 9110 §6.5.1)."""
+        if self._head >= 0:
+            super().on_header(name, value)
+
+    def on_chunk_header(self) -> None:
+        self._tail = 0
+
+    def on_body(self, body: bytes) -> None:
+        self._tail = 0
+        super().on_body(body)
+
     def on_headers_complete(self) -> None:
-        self._head = -1
+        self._head, self._tail = -1, 0
         if self.parser.should_upgrade():
             self._to_websocket = super()._should_upgrade()
             if not self._to_websocket and self._has_body():
@@ -152,7 +216,8 @@ class HubHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._head = 0
-        self._wire_server.deadlines.clear(self)
+        if not self.flow.write_paused:
+            self._wire_server.deadlines.clear(self)
         super().on_message_complete()
 
     def _should_upgrade(self) -> bool:

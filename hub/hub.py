@@ -42,13 +42,16 @@ log = logging.getLogger("hub")
 def publication_of(data: Any, exclude: bytes = b"", tags: Mapping[str, str] | None = None) -> Publication:
     """How Python values travel: `bytes` as a binary message, `str` as the text that it is, all else as JSON text.
 
-    Raises TypeError for what JSON cannot say.
+    Raises TypeError for what JSON cannot say, and for tags that are not texts.
     """
+    if tags and not all(isinstance(value, str) for value in tags.values()):
+        raise TypeError(f"the values of tags must be texts: {dict(tags)!r:.200}")
     if isinstance(data, bytes | bytearray | memoryview):
         return Publication(bytes(data), DataKind.BINARY, exclude, tags=tags)
     if isinstance(data, str):
         return Publication(data.encode(), DataKind.TEXT, exclude, tags=tags)
     if isinstance(data, msgspec.Raw):  # JSON already; protocol frames are separated by line breaks
+        bytes(data).decode()  # msgspec does not look into texts
         return Publication(msgspec.json.format(bytes(data), indent=-1), DataKind.JSON, exclude, tags=tags)
     return Publication(msgspec.json.encode(data), DataKind.JSON, exclude, tags=tags)
 

@@ -40,7 +40,7 @@ class MemoryHistory:
     ) -> PublishResult:
         """Keep a publication, unless there was a newer version."""
         stream = self._stream(now, channel, options.meta_ttl)
-        if version:
+        if version > 0:
             if stream.has(version, version_epoch):
                 return PublishResult(stream.offset, stream.epoch, True)
             stream.version, stream.version_epoch = version, version_epoch

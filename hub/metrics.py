@@ -264,6 +264,12 @@ METRICS = (
         lambda v: v.hub.streams.lost.total,
     ),
     Metric(
+        "hub_renewals_total",
+        "counter",
+        "Times that a history went on under a new epoch, because Redis lacked what had been delivered from it.",
+        lambda v: v.hub.streams.renewed.total,
+    ),
+    Metric(
         "hub_gaps_total",
         "counter",
         "Times that nothing was heard for a while; what a channel without history missed then is gone.",

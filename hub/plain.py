@@ -122,6 +122,8 @@ class PlainWire:
 
     async def serve(self, handler: Handler) -> None:
         """Run until the connection has ended; the handler is told so in every case."""
+        if getattr(handler, "lossless", False):  # nothing waits for it yet
+            self._backlog = Backlog(self._options.slow_budget, "disconnect")
         _open.add(self)
         reader = asyncio.create_task(self._read(handler), name="hub plain reader")
         writer = asyncio.create_task(self._write_all(), name="hub plain writer")

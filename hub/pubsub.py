@@ -27,6 +27,7 @@ from .broker import Deliver, Listener
 from .errors import BrokerUnavailable
 from .histogram import Histogram
 from .redis_commands import Argument, Commands, Parse, refuse
+from .redis_eviction import EvictionCheck
 from .redis_feed import Feed
 from .redis_history import RedisHistory
 from .redis_link import INFO, Link, Pool, Server, describe, open_link, private_pool, server_of
@@ -93,6 +94,7 @@ class RedisBroker:
         # How often each connection broke and was begun again, and how long Redis took to answer the heartbeats.
         self.reconnects = {"commands": 0, "feed": 0}
         self.round_trips = Histogram()
+        self.eviction = EvictionCheck(self.name)
         # From `start` to `stop`.
         self._session: _Session | None = None
 
@@ -281,6 +283,7 @@ class _Session:
         if owner is self.commands:
             self._beat()
             self._broker.presence.on_connected()
+            self._broker.eviction.look(self.commands)
         await owner.lost.wait()
         self._broker.reconnects[role] += 1
         cause = f" ({owner.cause})" if owner.cause else ""

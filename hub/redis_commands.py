@@ -132,7 +132,7 @@ class Commands(LinkOwner):
         """Fail what was not sent, and what comes until Redis is known to be there."""
         self._refusal = reason
         while self._outbox:
-            self._drop_unsent(reason)
+            self._refuse_unsent(self._outbox.popleft(), reason)
 
     def welcome(self) -> None:
         """What comes may wait for the connection: Redis is there."""
@@ -144,8 +144,11 @@ class Commands(LinkOwner):
             if command.deadline > now:
                 break
             refuse(command.future, LATE)  # it stays in the queue: its reply must be paired off should it come
+        while self._unknown and self._unknown[0].deadline <= now:
+            self._refuse_unsent(self._unknown.pop(0), UNREACHABLE)
+            self._schedule_flush()  # of what has waited behind it
         while self._outbox and self._outbox[0].deadline <= now:
-            self._drop_unsent(UNREACHABLE)
+            self._refuse_unsent(self._outbox.popleft(), UNREACHABLE)
 
     def on_reply(self, reply: Any) -> None:
         self.unanswered = 0
@@ -211,7 +214,6 @@ class Commands(LinkOwner):
         self._inflight.extend(batch)
         self.link.send(b"".join([command.packed for command in batch]))
 
-    def _drop_unsent(self, reason: str) -> None:
-        command = self._outbox.popleft()
+    def _refuse_unsent(self, command: _Command, reason: str) -> None:
         self.bytes -= len(command.packed)
         refuse(command.future, reason)

@@ -19,7 +19,7 @@ log = logging.getLogger("hub.redis")
 
 # An unsubscribed channel is kept this long, so that a page reload does not reach Redis.
 LINGER = 1.0
-# Channels in one SUBSCRIBE, so that no single command holds up a Redis that others use.
+# Channels in one SUBSCRIBE or UNSUBSCRIBE, so that no single command holds up a Redis that others use.
 SUBSCRIBE_BATCH = 500
 # Answers that came though a heartbeat was due before them; so many in a row, and the feed hears nothing.
 DEAF = 2
@@ -104,8 +104,7 @@ class Feed(LinkOwner):
         due = [channel for channel, when in self._leaving.items() if when <= now and self._may_leave(channel)]
         for channel in due:
             self._forget(channel)
-        if due and self.link is not None:
-            self.link.send(pack((b"UNSUBSCRIBE", *(self._prefix + channel.encode() for channel in due))))
+        self._send(b"UNSUBSCRIBE", [self._prefix + channel.encode() for channel in due])
 
     def _may_leave(self, channel: str) -> bool:
         return self.link is None or self.wanted[channel].done()
@@ -123,13 +122,13 @@ class Feed(LinkOwner):
 
     def _flush(self) -> None:
         joining, self._joining = self._joining, []
-        self._send_subscribe(joining)
+        self._send(b"SUBSCRIBE", joining)
 
-    def _send_subscribe(self, names: list[bytes]) -> None:
+    def _send(self, command: bytes, names: list[bytes]) -> None:
         if self.link is None:
             return
         for at in range(0, len(names), SUBSCRIBE_BATCH):
-            self.link.send(pack((b"SUBSCRIBE", *names[at : at + SUBSCRIBE_BATCH])))
+            self.link.send(pack((command, *names[at : at + SUBSCRIBE_BATCH])))
 
     # The proof that it hears
 
@@ -159,7 +158,7 @@ class Feed(LinkOwner):
         super().attach(link)
         # The control channel is the last, so that its confirmation is that of all.
         names = [self._prefix + name.encode() for name in self.wanted]
-        self._send_subscribe([*names, self._everybody, self._control])
+        self._send(b"SUBSCRIBE", [*names, self._everybody, self._control])
 
     def on_reply(self, reply: Any) -> None:
         self.unanswered = 0

@@ -70,9 +70,9 @@ class RedisHistory:
         ]
         if idempotency_key:
             keys.append(self._result_key(channel, idempotency_key))
-        if idempotency_key or version:
+        if idempotency_key or version > 0:
             args.append(_RESULT_TTL)
-        if version:
+        if version > 0:
             args += (version, version_epoch)
         return self._redis.call(self._append, keys, args, _result)
 

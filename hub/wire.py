@@ -43,7 +43,7 @@ log = logging.getLogger("hub.wire")
 
 # Frames of one connection that are handled before the others get their turn.
 FRAMES_PER_TURN = 128
-# Seconds that a client has for its close frame when it was given up because nothing moves.
+# Seconds that a client has for its close frame when it was given up because nothing moves or comes.
 LINGER = 0.5
 
 
@@ -306,7 +306,8 @@ class HubProtocol(asyncio.Protocol):
     def _enqueue(self, chunk: bytes) -> None:
         options = self._server.options
         if self._backlog is None:
-            self._backlog = Backlog(options.slow_budget, options.slow_policy)
+            lossless = getattr(self._handler, "lossless", False)
+            self._backlog = Backlog(options.slow_budget, "disconnect" if lossless else options.slow_policy)
         dropped = self._backlog.dropped
         if not self._backlog.push(chunk):
             # In the middle of a fan-out: telling the handler changes the tables, so not now.
@@ -360,7 +361,9 @@ class HubProtocol(asyncio.Protocol):
             self._transport.write_eof()
         self.resume_reading()  # for the answer
         patience = self._server.close_timeout
-        if disconnect in (Disconnects.SLOW, Disconnects.NO_PONG):
+        if disconnect is Disconnects.STALE:
+            patience = min(patience, LINGER)
+        elif disconnect in (Disconnects.SLOW, Disconnects.NO_PONG):
             # It had its time: it gets what is left of that, so that it is gone when `slow_timeout` is over.
             patience = min(patience, max(LINGER, self._server.deadlines.left(self)))
         self._server.deadlines.set(self, patience)

@@ -16,7 +16,8 @@ EXTENSION = "hub.wire"
 class Handler(Protocol):
     """Who gets what arrives. Both methods are synchronous.
 
-    An attribute `shutdown`, if it has one, is the `Disconnect` with which the server says that it ends.
+    An attribute `shutdown`, if it has one, is the `Disconnect` with which the server says that it ends. With a true
+    attribute `lossless` nothing is dropped for it: who reads too slowly is disconnected, whatever `slow_policy` says.
     """
 
     def on_message(self, payload: bytes, text: bool, /) -> None:

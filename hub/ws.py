@@ -232,6 +232,10 @@ class RawEndpoint(_Endpoint):
         if not rights.join:
             await refuse(scope, send, self._admission.refuse(Disconnects.FORBIDDEN_ROOM))
             return
+        refusal = self._admission.check_room()
+        if refusal is not None:  # others have come while the application was asked
+            await refuse(scope, send, refusal)
+            return
         query = HTTPConnection(scope).query_params
         wire = wire_of(scope, receive, send, self._settings)
         echo = query.get("echo") != "0"

@@ -17,7 +17,7 @@ from hub.namespaces import ChannelOptions
 from hub.tokens import Override, SubscribeGrant, sign
 
 SECRET = "a secret of at least thirty-two bytes"
-FUTURE = int(time.time()) + 600
+FUTURE = int(time.time()) + 86400
 
 
 class Client:

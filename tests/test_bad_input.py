@@ -12,7 +12,8 @@ import pytest
 
 from tests.protocol.test_frames import client_frame
 from tests.support.attackers import Attacker, allow_many_sockets, watch
-from tests.support.canary import LONGEST_WAIT, Canary
+from tests.support.canary import LONGEST_WAIT, Canary, worker_of
+from tests.support.figures import memory
 from tests.support.garbage import random_frames
 from tests.support.server import HubProcess, hub_serve
 from tests.support.sockets import HANDSHAKE
@@ -36,10 +37,18 @@ def hub() -> Iterator[HubProcess]:
         yield process
 
 
+@pytest.fixture(scope="module")
+def worker(hub: HubProcess) -> int:
+    """Its process id."""
+    return worker_of(hub.port)
+
+
 @pytest.fixture(autouse=True)
-def _clean_log(hub: HubProcess) -> Iterator[None]:
+def _clean_log(hub: HubProcess, worker: int) -> Iterator[None]:
     """Whatever is thrown at it, the worker logs no fault."""
+    before = memory(worker)
     yield
+    print(f"the worker's memory: {(memory(worker) - before) / 2**20:+.1f} MB")
     assert "Traceback" not in hub.log
     assert not re.search(r"\b(ERROR|CRITICAL)\b", hub.log)
 

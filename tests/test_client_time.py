@@ -9,10 +9,12 @@ import pytest
 from starlette.requests import HTTPConnection
 
 from hub import User
+from hub.authority import Asker
+from hub.client import BACKLOG
 from hub.errors import Disconnect, Disconnects
 from hub.tokens import sign
 from tests.support.clock import EPOCH, in_virtual_time, unix_time  # noqa: F401
-from tests.support.protocol_clients import SECRET, Gated, Json, Session, connect, world
+from tests.support.protocol_clients import SECRET, Gated, Json, Session, about, connect, world
 
 
 @in_virtual_time
@@ -100,6 +102,46 @@ async def answering(session: Session, seconds: float) -> None:
             answered = session.pings
             session.say({})
         await asyncio.sleep(0.1)
+
+
+@in_virtual_time
+async def test_a_pong_does_not_wait_for_the_commands_before_it() -> None:
+    """It proves that the client is there; how long the application takes for another command does not matter."""
+    async with world(ping_interval=20, ping_timeout=5) as w:
+
+        @w.hub.on_publish
+        async def slow(client: Asker, channel: str, data: object) -> bool:
+            await asyncio.sleep(30)
+            return True
+
+        session = await w.connected()
+        session.say(about(2, "publish", "a", data=1), about(3, "publish", "a", data=2))
+        await answering(session, 65)
+        assert session.closed is None
+        assert session.answered == [1, 2, 3]
+        session.say({})
+        assert session.closed is Disconnects.BAD_REQUEST
+
+
+@in_virtual_time
+async def test_a_client_that_is_not_read_from_owes_no_pong() -> None:
+    """Its reading is paused, so its pong cannot be heard; when reading goes on its time begins anew."""
+    async with world(ping_interval=20, ping_timeout=5) as w:
+
+        @w.hub.rpc("slow")
+        async def slow(client: Asker, data: object) -> None:
+            await asyncio.sleep(60)
+
+        session = await w.connected()
+        for number in range(BACKLOG):
+            session.say({"id": number + 2, "rpc": {"method": "slow"}})
+        assert not session.reading
+        await asyncio.sleep(59)
+        assert session.pings == 1
+        assert session.closed is None
+        await asyncio.sleep(8)
+        assert session.reading
+        assert session.closed is Disconnects.NO_PONG
 
 
 @in_virtual_time

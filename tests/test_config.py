@@ -62,6 +62,7 @@ def test_empty_variables_are_unset(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"ping_timeout": 30, "ping_interval": 10}, "ping_timeout must not be longer"),
         ({"slow_budget": 1024}, "slow_budget must hold"),
         ({"slow_policy": "x"}, "slow_policy: "),
+        ({"slow_timeout": "inf"}, "slow_timeout: "),
         ({"config": "nowhere.toml"}, "there is no file 'nowhere.toml'"),
     ],
 )

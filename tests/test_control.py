@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -128,6 +129,36 @@ async def test_disconnecting_a_user() -> None:
         await eventually(lambda: kept.closed)
         assert (kept.closed.code, kept.closed.reason) == (3503, "force disconnect")  # type: ignore[union-attr]
         await there.nothing_is_left()
+
+
+async def test_what_was_published_before_goes_before_the_end() -> None:
+    """Though the turn is not over, or the worker rests: what a user is unsubscribed or disconnected after is heard."""
+    async with world() as w:
+        session = await w.connected(sub="ann")
+        for number, channel in enumerate(("a", "b"), 2):
+            await session.ask(number, subscribe={"channel": channel})
+        await w.hub.publish("a", "last in a")
+        await w.hub.unsubscribe_user("ann", "a")
+        await w.hub.publish("b", "last in b")
+        await w.hub.disconnect_user("ann")
+        await eventually(lambda: session.closed)
+        assert [publication["data"] for publication in session.pushes("pub")] == ["last in a", "last in b"]
+
+
+async def test_what_no_worker_could_do_is_refused() -> None:
+    """By the call, rather than accepted and then taken for somebody else's words by each worker."""
+    async with world() as w:
+        session = await w.connected(sub="ann")
+        for code in (999, 1005, 1006, 5000):
+            with pytest.raises(ValueError, match=f"a close frame cannot have the code {code}"):
+                await w.hub.disconnect_user("ann", disconnect=Disconnect(code=code, reason="x"))
+        with pytest.raises(ValueError, match="no worker could do this"):
+            await w.hub.refresh_user("ann", expire_at=math.inf)
+        with pytest.raises(ValueError, match="no worker could do this"):
+            await w.hub.subscribe_user("ann", "a", expire_at=math.nan)
+        await asyncio.sleep(0.01)
+        assert w.hub.malformed.total == 0
+        assert session.closed is None
 
 
 async def test_refreshing_a_user() -> None:

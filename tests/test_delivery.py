@@ -13,6 +13,7 @@ from hub.protocol.forms import RAW
 from hub.protocol.frames import text_frame
 from hub.registry import Channel, Registry
 from hub.types import Publication
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.both_loops
 
@@ -43,6 +44,11 @@ class Client:
 
     def on_insufficient(self, channel: str) -> None:
         raise AssertionError
+
+
+@pytest.fixture(autouse=True)
+def _one_is_a_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "CROWD", 1)
 
 
 async def started() -> Delivery:
@@ -94,6 +100,18 @@ async def test_no_rest_after_a_single_publication() -> None:
     assert client.writes == [frames(text) for text in ("1", "2", "3")]
 
 
+async def test_no_rest_for_few_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nothing to gain, and nothing depends on how long something took."""
+    monkeypatch.setattr(delivery, "CROWD", 2)
+    running, client = await started(), Client(SLOW)
+    channel = heard_by(client)
+    emit(running, channel, "1", "2")
+    await asyncio.sleep(0)
+    emit(running, channel, "3")
+    await asyncio.sleep(0)
+    assert client.writes == [frames("1", "2"), frames("3")]
+
+
 async def test_a_quiet_time_is_a_rest_too() -> None:
     """The next publication after it is written in its own turn."""
     running, client = await started(), Client(SLOW)
@@ -134,3 +152,22 @@ async def test_channels_rest_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(client.writes) == 2
     await asyncio.sleep(3 * SLOW)
     assert client.times[2] - client.times[0] > 4 * SLOW * 0.9
+
+
+async def test_another_loop_does_not_inherit_what_was_pending() -> None:
+    """A hub whose loop ended in a rest, with something to write, delivers in the next loop; it was deaf there."""
+    running, client = Delivery(), Client(SLOW)
+    channel = heard_by(client)
+
+    async def last_turn() -> None:
+        running.start(asyncio.get_running_loop())
+        emit(running, channel, "1", "2")
+        await asyncio.sleep(0)
+        emit(running, channel, "3")
+
+    await asyncio.to_thread(asyncio.run, last_turn())
+    running.start(asyncio.get_running_loop())
+    emit(running, channel, "4")
+    emit(running, heard_by(client, "other"), "5")
+    await eventually(lambda: len(client.writes) == 3)
+    assert client.writes[1:] == [frames("4"), frames("5")]

@@ -389,6 +389,12 @@ async def test_versions_begin_anew_with_their_epoch(broker: Broker) -> None:
         assert result.suppressed == suppressed, (version, epoch)
 
 
+async def test_a_version_below_one_is_none(broker: Broker) -> None:
+    """It suppresses nothing and is not remembered: -1 has more characters than 5, and would pass for newer."""
+    for version in (-1, 0, 5, -1, 6):
+        assert not (await broker.append("room", b"x", history=KEPT, version=version)).suppressed, version
+
+
 async def test_a_suppressed_version_leaves_its_key_free(broker: Broker) -> None:
     """What was not published for its version has no result under its key."""
     await broker.append("room", b"5", history=KEPT, version=5)

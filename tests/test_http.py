@@ -35,11 +35,13 @@ class App:
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
         self.served: list[str] = []
+        # Of the last request, when its body has come.
+        self.headers: list[tuple[bytes, bytes]] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             assert (await receive())["type"] == "lifespan.startup"
-            scope["state"][OPTIONS_STATE] = WireOptions(handshake_timeout=TIMEOUT, drain=0)
+            scope["state"][OPTIONS_STATE] = WireOptions(handshake_timeout=TIMEOUT, slow_timeout=TIMEOUT, drain=0)
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await send({"type": "lifespan.shutdown.complete"})
@@ -58,10 +60,12 @@ class App:
             body = await request.body()
         except ClientDisconnect:
             return
+        self.headers = scope["headers"]
         if request.url.path == "/wait":
             await self.go_on.wait()
         self.served.append(f"{request.method} {request.url.path}")
-        await Response(b"got " + body)(scope, receive, send)
+        size = int(request.query_params.get("size", 0))
+        await Response(b"got " + body + bytes(size))(scope, receive, send)
 
 
 class Client:
@@ -76,6 +80,14 @@ class Client:
     async def until(self, end: bytes) -> bytes:
         async with asyncio.timeout(5):
             return await self._reader.readuntil(end)
+
+    def pause(self) -> None:
+        """Take nothing more."""
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    async def some(self, count: int) -> bytes:
+        async with asyncio.timeout(5):
+            return await self._reader.read(count)
 
     async def rest(self) -> bytes:
         """Everything up to the end, which may be a reset."""
@@ -173,6 +185,31 @@ async def test_an_answer_may_take_longer(server: Server) -> None:
     assert (await client.until(b"got ")).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"])
+async def test_who_does_not_read_the_answer(server: Server, last: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Is dropped when nothing was taken for `slow_timeout`, whatever is asked meanwhile."""
+    client = await server.connect()
+    client.pause()
+    client.send(b"GET /?size=8000000 HTTP/1.1\r\nHost: h\r\n%b\r\n" % last)
+    await eventually(lambda: server.app.served)
+    for _ in range(3):
+        client.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        await asyncio.sleep(0.01)
+    await eventually(lambda: not server.uvicorn.server_state.connections)
+    assert "clients disconnected because they read too slowly" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"])
+async def test_who_reads_the_answer_slowly(server: Server, last: bytes) -> None:
+    """Gets all of it, however long it takes."""
+    client = await server.connect(b"GET /?size=8000000 HTTP/1.1\r\nHost: h\r\n%b\r\n" % last)
+    got = 0
+    while got < 8_000_000:
+        got += len(await client.some(200_000))
+        await asyncio.sleep(0.01)
+
+
 async def test_heads_that_are_too_large(server: Server) -> None:
     """Refused from the limit on, in one header or in many; the client gets the answer though it is still sending."""
     for head in (b"X: " + b"y" * 2_000_000, b"X: y\r\n" * 400_000):
@@ -189,6 +226,28 @@ async def test_a_large_body_is_not_a_head(server: Server) -> None:
         client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 300000\r\n\r\n")
         client.send(b"z" * 300_000)
         assert (await client.until(b"z" * 300_000)).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("endless", [b"0\r\n" + 30_000 * b"a:\r\n", b"0\r\na:" + 90_000 * b"b", b"1;" + 90_000 * b"x"])
+async def test_endless_trailers(server: Server, endless: bytes) -> None:
+    """What follows the head and is no body has its limit too; each trailer would cost thirty times its bytes."""
+    head = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    before = http.refused_requests()
+    client = await server.connect(head + endless)
+    assert await client.rest() == b""
+    assert server.app.served == []
+    assert http.refused_requests() == before  # not for its time
+
+
+async def test_trailers_are_no_headers(server: Server) -> None:
+    """They are read over, and the next request is read as ever; many small chunks are no trailers."""
+    head = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    client = await server.connect(head + b"1\r\nx\r\n" * 20_000 + b"0\r\nX-API-Key: stolen\r\n\r\n")
+    assert (await client.until(b"got x")).startswith(b"HTTP/1.1 200 ")
+    await eventually(lambda: server.app.served == ["POST /a"])
+    assert b"x-api-key" not in dict(server.app.headers)
+    client.send(b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n")
+    await eventually(lambda: server.app.served == ["POST /a", "GET /b"])
 
 
 async def test_nonsense(server: Server, caplog: pytest.LogCaptureFixture) -> None:

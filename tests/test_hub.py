@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import msgspec
 import pytest
@@ -50,6 +51,20 @@ def test_python_values_as_messages(data: object, publication: Publication) -> No
     assert publication_of(data) == publication
     with pytest.raises(TypeError):
         publication_of(object())
+
+
+@pytest.mark.parametrize(
+    ("data", "tags", "error"),
+    [
+        (1, {"n": 1}, TypeError),
+        (msgspec.Raw(b'"\xff"'), None, UnicodeDecodeError),
+        (msgspec.Raw(b"1 2"), None, msgspec.DecodeError),
+    ],
+)
+def test_what_nobody_could_read_is_refused(data: object, tags: Any, error: type[Exception]) -> None:
+    """By the call: every worker would drop it, and in a history it would be missing to whoever recovers."""
+    with pytest.raises(error):
+        publication_of(data, tags=tags)
 
 
 async def test_one_write_a_tick() -> None:

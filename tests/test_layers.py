@@ -22,7 +22,7 @@ LAYERS = (
     ("broker", "memory", "memory_history", "memory_presence"),
     (
         *("redis_sentinel", "redis_link", "redis_commands", "redis_scripts", "redis_feed", "redis_history"),
-        *("redis_lease", "redis_presence", "pubsub"),
+        *("redis_lease", "redis_presence", "redis_eviction", "pubsub"),
     ),
     ("hub", "delivery", "streams", "authority", "admission", "capacity"),
     ("handshake", "wire_contract", "wire_server", "asgi", "wire", "plain", "http"),

@@ -31,6 +31,7 @@ from hub.plain import PlainWire
 from hub.protocol.forms import RAW, Form, JsonForm
 from hub.protocol.frames import boundaries
 from hub.types import DataKind, Membership, Publication
+from tests.support.positions import KEPT, Hearer, MemoryFeed, say
 from tests.support.uvicorn_server import serving
 from tests.support.waiting import eventually
 
@@ -371,6 +372,21 @@ async def test_payloads_that_are_not_the_hubs() -> None:
         hub.deliver("room", b"?")
         hub.on_control(b"?")
         assert numbers(hub)["hub_malformed_payloads_total"] - before == 2
+
+
+async def test_histories_that_were_renewed() -> None:
+    """Redis has lost what clients have heard: once for a channel, beside the loss that they are told of."""
+    feed = MemoryFeed()
+    async with Hub(Settings(namespaces={"kept": KEPT}), broker=feed.broker) as hub:
+        ann = await Hearer(hub).join()
+        await say(hub, 1, 2, 3)
+        await eventually(lambda: len(ann.heard) == 3)
+        assert numbers(hub)["hub_renewals_total"] == numbers(hub)["hub_losses_total"] == 0
+        hub.on_loss()
+        await feed.fall_back(2)
+        hub.on_gap(moved=True)
+        await eventually(lambda: ann.told)
+        assert numbers(hub)["hub_renewals_total"] == numbers(hub)["hub_losses_total"] == 1
 
 
 async def test_refused_tokens() -> None:

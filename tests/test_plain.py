@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -129,6 +130,21 @@ async def test_slow_clients(
 
 
 @in_virtual_time
+async def test_nothing_is_dropped_for_who_relies_on_all() -> None:
+    """Whatever the policy, a handler that is lossless gets everything up to its end."""
+    peer = Peer(slow_budget=250, slow_policy="drop_oldest")
+    peer.recorder.lossless = True
+    await asyncio.sleep(1)
+    peer.reads.clear()
+    for number in range(10):
+        peer.wire.write(binary_frame(bytes([number]) * 100))
+        await asyncio.sleep(0.01)
+    peer.reads.set()
+    await asyncio.sleep(1)
+    assert [message if isinstance(message, int) else message[0] for message in peer.sent] == [0, 1, 2, 3008]
+
+
+@in_virtual_time
 async def test_a_stalled_client() -> None:
     """Nothing taken for `slow_timeout`: given up, which also ends a close that nobody takes."""
     loop = asyncio.get_running_loop()
@@ -250,6 +266,11 @@ async def test_writing_only_and_a_fault_of_the_server(caplog: pytest.LogCaptureF
 # On hypercorn
 
 
+def accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextlib.asynccontextmanager
 async def on_hypercorn(hub: Hub) -> AsyncIterator[str]:
     """Serve a hub; the beginning of its WebSocket addresses."""
@@ -260,7 +281,7 @@ async def on_hypercorn(hub: Hub) -> AsyncIterator[str]:
     serving = hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait)  # type: ignore[arg-type]
     async with asyncio.TaskGroup() as group:
         group.create_task(serving)
-        await eventually(lambda: hub.broker.ready)
+        await eventually(lambda: accepts(port))
         yield f"ws://127.0.0.1:{port}"
         stop.set()
 

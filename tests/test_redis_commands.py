@@ -338,6 +338,31 @@ async def test_an_unknown_script_is_refused_after_the_end() -> None:
     assert other.done()
 
 
+def test_an_unknown_script_does_not_wait_longer_than_others() -> None:
+    """It was not run, and Redis says nothing more: it is refused at its deadline, and what is behind it goes on."""
+
+    async def story() -> None:
+        commands, wire = attached()
+        unknown, other = call(commands, "1"), commands.execute(b"ECHO", "2")
+        await flushed()
+        commands.on_reply(NOSCRIPT)
+        await asyncio.sleep(1)
+        behind = commands.execute(b"ECHO", "3")
+        await asyncio.sleep(TIMEOUT - 0.9)
+        assert len(wire.writes) == 1
+        commands.expire(asyncio.get_running_loop().time())
+        assert failure(unknown) == "not sent: Redis cannot be reached"
+        assert failure(other).startswith("Redis did not answer in time")
+        await flushed()
+        assert len(wire.writes) == 2
+        for reply in (b"2", b"3"):
+            commands.on_reply(reply)
+        assert behind.result() == b"3"
+        assert commands.bytes == 0
+
+    run_virtually(story)
+
+
 async def test_room_for_an_unknown_script_is_given_back() -> None:
     """What it took of the limit is free again after its reply."""
     commands, _ = attached()

@@ -115,6 +115,29 @@ async def test_many_channels_are_several_commands() -> None:
     assert commands[-1] == (b"SUBSCRIBE", EVERYBODY, CONTROL)
 
 
+def test_many_channels_are_left_by_several_commands() -> None:
+    """When a worker's clients go at once, nobody else waits for Redis either."""
+
+    async def main() -> None:
+        fed = Fed()
+        names = [f"room-{number}" for number in range(SUBSCRIBE_BATCH + 1)]
+        for name in names:
+            fed.feed.subscribe(name)
+        commands = fed.attach()
+        fed.acknowledge(*names)
+        commands.clear()
+        for name in names:
+            fed.feed.unsubscribe(name)
+        await asyncio.sleep(LINGER)
+        fed.feed.leave_due()
+        assert [(command[0], len(command) - 1) for command in commands] == [
+            (b"UNSUBSCRIBE", SUBSCRIBE_BATCH),
+            (b"UNSUBSCRIBE", 1),
+        ]
+
+    run_virtually(main)
+
+
 async def test_a_loss_takes_the_confirmations_back(fed: Fed) -> None:
     """What was confirmed is to be confirmed again; who still waits goes on waiting."""
     confirmed, waiting = fed.feed.subscribe("a"), fed.feed.subscribe("b")

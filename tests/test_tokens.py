@@ -457,8 +457,10 @@ async def test_any_payload(payload: bytes) -> None:
         b'{"info":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"info":"\xff"}',
         b'{"info":{"a":NaN}}',
+        b'{"sub":1e999}',
+        b'{"sub":' + b"9" * 5000 + b"}",
     ],
-    ids=range(7),
+    ids=range(9),
 )
 async def test_payloads_that_are_refused(payload: bytes) -> None:
     """What JSON parsers disagree about, or choke on, is invalid."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ import websockets
 from fastapi import FastAPI
 
 from hub import Hub, Settings
-from hub.protocol.frames import close_frame, text_frame
+from hub.protocol.frames import close_frame, split, text_frame
 from tests.protocol.test_frames import client_frame
 from tests.support.uvicorn_server import serving
 
@@ -193,6 +194,24 @@ async def test_dropping_policies_keep_the_connection(policy: str) -> None:
             numbers.append(int.from_bytes(payload[:2], "big"))
         assert numbers == sorted(numbers)
         assert len(numbers) < 200
+
+
+@pytest.mark.parametrize("policy", ["drop_oldest", "keep_latest"])
+async def test_dropping_policies_are_for_raw_clients(policy: str) -> None:
+    """A protocol client relies on replies and on its position: it is disconnected, and has missed nothing before."""
+    options = {"slow_budget": 200_000, "max_message_size": 60_000, "slow_policy": policy}
+    async with hub_on_uvicorn(**options) as (hub, port, _), raw(limit=1024, sock=small_socket(port)) as client:
+        await client.handshake(b"/connection/websocket")
+        client.writer.write(client_frame(1, b'{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"chat:a"}}'))
+        await until(lambda: hub.registry.subscriptions)
+        for number in range(200):
+            await hub.publish("chat:a", f"{number:03}" * 16_000)
+            await asyncio.sleep(0)
+        frames = list(split(await client.rest()))
+        offsets = [json.loads(text)["push"]["pub"]["offset"] for _, text in frames if b'"pub"' in text]
+        assert 0 < len(offsets) < 200
+        assert offsets == list(range(1, len(offsets) + 1))
+        assert int.from_bytes(frames[-1][1][:2], "big") == 3008
 
 
 async def test_shutdown_closes_with_1012_and_ends() -> None:

@@ -63,6 +63,15 @@ async def test_our_close_without_an_answer() -> None:
         assert 3 <= await until_lost(transport) < 3.5
 
 
+@in_virtual_time
+async def test_a_silent_client_gets_no_more_time() -> None:
+    """Who has said nothing in all its time is not waited for: it has half a second to answer our close frame."""
+    protocol, transport = await Worker(Recorder(), close_timeout=3).upgraded()
+    protocol.close(Disconnects.STALE)
+    assert 0.5 <= await until_lost(transport) < 1
+    assert transport.sent == close_frame(3502, "stale")
+
+
 @pytest.mark.parametrize(
     ("payload", "echoed", "told"),
     [

@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from hub import BrokerUnavailable, Hub, Settings
+from hub.authority import Asker
 from hub.memory import MemoryBroker
 from hub.namespaces import OPEN
 from tests.support.uvicorn_server import serving
@@ -152,21 +153,22 @@ async def test_a_full_worker(serve: Serve) -> None:
                 assert await collect(client, 1) == ["x"]
 
 
-@pytest.mark.parametrize("slow", ["redis", "hook"])
+@pytest.mark.parametrize("slow", ["redis", "authenticator", "on_subscribe"])
 async def test_many_at_the_door_of_a_full_worker(serve: Serve, slow: str) -> None:
-    """Joiners that wait at the same time, for Redis or for the authenticator, are counted: no more get in than fit."""
+    """Joiners that wait at the same time, for Redis or for the application, are counted: no more get in than fit."""
     door = asyncio.Event()
     broker = Late()
     broker.confirm = door if slow == "redis" else asyncio.Event()
     hub = Hub(Settings(max_connections=2), broker=broker)
     asked: list[str | None] = []
-    if slow == "hook":
+    if slow != "redis":
         broker.confirm.set()
 
-        @hub.authenticate
-        async def may_connect(connection: HTTPConnection, token: str | None) -> bool:
-            asked.append(token)
+        async def may(connection: HTTPConnection | Asker, what: str | None) -> bool:
+            asked.append(what)
             return await door.wait()
+
+        (hub.authenticate if slow == "authenticator" else hub.on_subscribe)(may)
 
     async with serve(hub) as url:
         attempts = [asyncio.create_task(websockets.connect(f"{url}/ws/{n}").__aenter__()) for n in range(6)]

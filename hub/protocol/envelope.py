@@ -81,7 +81,7 @@ def _decode_positioned(payload: bytes) -> Publication:
     if after_offset < 0 or after_epoch < 0:
         raise ValueError(NOT_OURS)
     offset, epoch = int(payload[1:after_offset]), payload[after_offset + 1 : after_epoch].decode()
-    if offset < 1:
+    if not 0 < offset < 2**63:  # what no history has, no client could be told either
         raise ValueError(NOT_OURS)
     return _decode_rich(payload, after_epoch + 1, offset, epoch)
 

@@ -6,7 +6,7 @@ from enum import Enum, auto
 
 from .commands import Command, Connect, Empty, Ping, Send
 
-__all__ = ["Action", "State", "judge"]
+__all__ = ["Action", "State", "is_pong", "judge"]
 
 
 class State(Enum):
@@ -58,6 +58,11 @@ def _kind(command: Command) -> _Kind:
         return _Kind.CONNECT
     # No official client sends `ping`, and the reference server does not take it.
     return _Kind.BAD if isinstance(body, Empty | Ping) else _Kind.COMMAND
+
+
+def is_pong(command: Command) -> bool:
+    """Whether it can only be the answer to a ping."""
+    return _kind(command) is _Kind.EMPTY
 
 
 def judge(state: State, command: Command, *, pinged: bool) -> Action:

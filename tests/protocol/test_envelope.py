@@ -104,7 +104,7 @@ def test_an_id_that_is_too_long() -> None:
         b"+1", b'+"{}"', b"-[]", b"+{}{}", b"-{\n}",
         b"m\0\0\0\1{\0\0\0\0t\0x", b"m\0\0\0\2[]\0\0\0\0t\0x", b"m\0\0\0\3{}\n\0\0\0\0t\0x",
         # Positions that are none.
-        b"p0:e:t\0x", b"p-1:e:t\0x",
+        b"p0:e:t\0x", b"p-1:e:t\0x", b"p9223372036854775808:e:t\0x",
         b"p:e:t\0x", b"px:e:t\0x", b"p1.5:e:t\0x", b"p" + b"1" * 40 + b":e:t\0x", b"p1:" + b"e" * 80 + b":t\0x",
         # Tags that are none.
         b"m\0\0\0\0\0\0\0\2[]t\0x", b'm\0\0\0\0\0\0\0\7{"a":1}t\0x', b"m\0\0\0\0\0\0\0\1{t\0x",

@@ -20,6 +20,9 @@ class Attacker:
         self.sock = connect(port, receive_buffer=receive_buffer)
         self.got = b""
         self.ended = False
+        # Seconds from its beginning to its end, once it is ended.
+        self.lasted = 0.0
+        self._since = time.monotonic()
 
     def send(self, data: bytes) -> None:
         """All of it, if the server takes it."""
@@ -33,7 +36,9 @@ class Attacker:
         except ConnectionError:
             data = b""
         self.got += data
-        self.ended = not data
+        if not data:
+            self.ended = True
+            self.lasted = time.monotonic() - self._since
 
     def reset(self) -> None:
         """End without a farewell."""

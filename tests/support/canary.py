@@ -47,7 +47,8 @@ class Canary:
         out, _ = self._process.communicate(timeout=20)
         if kind is None:
             self.longest, self.measured = map(float, out.split())
-            print(f"the longest of a neighbour's round trips: {self.measured * 1000:.1f} ms")
+            waits = f"{self.longest * 1000:.1f} ms without waits for a processor"
+            print(f"the longest of a neighbour's round trips: {self.measured * 1000:.1f} ms; {waits}")
 
 
 def worker_of(port: int) -> int:

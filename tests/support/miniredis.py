@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from typing import Any
 
 import hiredis
@@ -84,6 +84,8 @@ class MiniRedis:
         self.frozen = False
         self.refused: dict[bytes, str] = {}
         self.deaf = False
+        # How often each command came, with its first argument.
+        self.counts: Counter[bytes] = Counter()
         # What INFO says, if it says anything.
         self.lineage, self.info = b"", b""
 
@@ -124,6 +126,7 @@ class MiniRedis:
 
     def execute(self, link: MiniLink, command: list[bytes]) -> None:
         name, *arguments = command
+        self.counts[b" ".join(command[:2])] += 1
         if name in self.refused:
             link.tell(hiredis.ReplyError(self.refused[name]))
         elif name == b"PUBLISH":
