@@ -1,4 +1,4 @@
-.PHONY: install run test test-sdk lint types coverage soak faults bench compliance docs clean
+.PHONY: install run test test-sdk lint types coverage soak faults bench bench-peers compliance docs clean
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
@@ -28,6 +28,8 @@ faults: install ## Redis and its network at full size, then a thousand random fa
 revocation: install ## a thousand connections lose their rights
 	@HUB_TEST_CONNECTIONS=1000 $(BIN)/python -m pytest -q -s tests/security/test_revocation.py
 bench: install ; @$(BIN)/python -m bench
+bench-peers: install ## all peers and scenarios, an hour on a quiet machine; writes docs/benchmarks.md
+	@PYTHON="$(PYTHON)" sh bench/peers/install.sh && $(BIN)/python -m bench --peers --document
 bench-faults: install ; @PYTHON="$(PYTHON)" sh bench/peers/install.sh && $(BIN)/python -m bench.faults --document
 compliance: install ; @$(BIN)/python -m compliance $(CASES)
 docs: install ; @$(BIN)/python docs/generate.py

@@ -21,20 +21,8 @@ class LoadClient:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def idle(self, port: int, path: str, count: int, dialect: str = "raw") -> None:
-        self._call("idle", port=port, path=path, count=count, dialect=dialect)
-
-    def room(self, port: int, path: str, count: int, dialect: str = "raw") -> None:
-        self._call("room", port=port, path=path, count=count, dialect=dialect)
-
-    def run(self, window: int, seconds: float, pids: dict[str, int]) -> dict[str, Any]:
-        figures: dict[str, Any] = self._call("run", window=window, seconds=seconds, pids=pids)
-        return figures
-
-    def close(self) -> None:
-        self._call("close")
-
-    def _call(self, command: str, **arguments: Any) -> Any:
+    def call(self, command: str, **arguments: Any) -> Any:
+        """The result of a method of `bench.load.Load`."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([command, arguments]) + "\n")

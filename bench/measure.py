@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["CPUS", "TICK", "cpu_seconds", "memory_bytes", "pin", "raise_file_limit"]
+__all__ = ["CPUS", "TICK", "cpu_of", "cpu_seconds", "memory_bytes", "pin", "raise_file_limit"]
 
 # The resolution of `cpu_seconds`.
 TICK = 1 / os.sysconf("SC_CLK_TCK")
@@ -21,6 +22,11 @@ def cpu_seconds(pid: int) -> float:
     """User and system time of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) * TICK
+
+
+def cpu_of(pids: Mapping[str, int]) -> dict[str, float]:
+    """The same of several, by their names."""
+    return {name: cpu_seconds(pid) for name, pid in pids.items()}
 
 
 def memory_bytes(pid: int) -> dict[str, int]:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,8 +21,8 @@ if sys.platform == "linux":
     from click.testing import CliRunner
 
     from bench import __main__ as program
-    from bench.load import Room
-    from bench.report import TARGETS, Sample, judge, medians
+    from bench.room import Room
+    from bench.targets import TARGETS, Sample, judge, medians
 
 ROOT = Path(__file__).parent.parent
 PING = b"\x89\x04ping"
@@ -145,6 +146,64 @@ def test_a_lost_connection_is_an_error() -> None:
         room.run(1, 5, {})
 
 
+def test_sockets_that_subscribe_late_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages that only some have heard, before all were there, do not count and do not disturb the order."""
+    monkeypatch.setattr("bench.room.PATIENCE", 0.05)
+
+    def admit_slowly(sockets: list[socket.socket], payload: bytes) -> None:
+        present = 1 + int(payload[:16])
+        for sock in sockets[:present]:
+            sock.sendall(HEADER + payload)
+
+    with room_of(3, admit_slowly) as (room, _):
+        room.settle()
+        figures = room.run(1, 0.2, {})
+    assert figures["messages"] > 10
+    assert figures["messages"] * 3 <= figures["deliveries"] <= (figures["messages"] + 1) * 3
+
+
+def test_a_slow_server_is_not_given_more_and_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that needs longer for a message than patience lasts catches up all the same."""
+    monkeypatch.setattr("bench.room.PATIENCE", 0.02)
+    monkeypatch.setattr("bench.room.TIMEOUT", 2.0)
+
+    def take_time(sockets: list[socket.socket], payload: bytes) -> None:
+        time.sleep(0.06)
+        for sock in sockets:
+            sock.sendall(HEADER + payload)
+
+    with room_of(3, take_time) as (room, _):
+        room.settle()
+        assert room.run(1, 0.3, {})["messages"] >= 1
+
+
+def test_sockets_that_never_subscribe_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said how many of them there are."""
+    monkeypatch.setattr("bench.room.PATIENCE", 0.05)
+    monkeypatch.setattr("bench.room.TIMEOUT", 0.2)
+
+    def answer_the_first(sockets: list[socket.socket], payload: bytes) -> None:
+        sockets[0].sendall(HEADER + payload)
+
+    with room_of(3, answer_the_first) as (room, _), pytest.raises(TimeoutError, match="2 of 3 sockets have heard"):
+        room.settle()
+
+
+def test_an_open_load_does_not_wait() -> None:
+    """So many a second are sent, however long the server stands still, and no more when it is fast."""
+
+    def stand_still_once(sockets: list[socket.socket], payload: bytes) -> None:
+        if int(payload[:16]) == 0:
+            time.sleep(0.3)
+        for sock in sockets:
+            sock.sendall(HEADER + payload)
+
+    with room_of(2, stand_still_once) as (room, _):
+        figures = room.run(1, 0.6, {}, rate=100)
+    assert 35 <= figures["messages"] <= 61
+    assert figures["p99"] >= 0.2
+
+
 def test_the_centrifuge_dialect_knows_how_a_publication_arrives() -> None:
     """Its frame follows from the answer to connect; the publisher's own answers belong to the conversation."""
     client, server = socket.socketpair()
@@ -158,8 +217,8 @@ def test_the_centrifuge_dialect_knows_how_a_publication_arrives() -> None:
     frame = b"\x81\x7e" + len(text).to_bytes(2, "big") + text.encode()
     assert frame.startswith(dialect.head + b"0")
     assert len(frame) == dialect.frame
-    assert dialect.expects(b'{"id":3,"publish":{}}')
-    assert not dialect.expects(b'{"id":3,"error":{"code":103}}')
+    assert dialect.reply(b'{"id":3,"publish":{}}') == b""
+    assert dialect.reply(b'{"id":3,"error":{"code":103}}') is None
 
 
 # Verdicts
@@ -189,7 +248,7 @@ def test_the_exit_status(
     hub: float, arguments: list[str], status: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A missed target is told; it is a failure only with --check."""
-    monkeypatch.setattr(program, "prepare", lambda plan: None)
+    monkeypatch.setattr(program, "prepare", lambda plan, runs: None)
     monkeypatch.setattr(program, "run_all", lambda *_: iter(samples(hub, 20)))
     result = CliRunner().invoke(program.main, [*arguments, "--output", str(tmp_path / "out.json")])
     assert result.exit_code == status

@@ -43,6 +43,9 @@ class ChatConsumer(AsyncWebsocketConsumer):
     async def disconnect(self, close_code: int) -> None:
         await self.channel_layer.group_discard("room", self.channel_name)
 
+    async def receive(self, text_data: str) -> None:
+        await self.channel_layer.group_send("room", {"type": "chat.message", "message": text_data})
+
     async def chat_message(self, event: dict[str, Any]) -> None:
         await self.send(text_data=event["message"])
 

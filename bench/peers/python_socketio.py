@@ -23,6 +23,11 @@ async def connect(sid: str, environ: dict[str, Any], auth: Any) -> None:
     await sio.enter_room(sid, "room")
 
 
+@sio.event
+async def message(sid: str, data: str) -> None:
+    await sio.emit("message", data, room="room")
+
+
 async def publish(request: Request) -> Response:
     await sio.emit("message", (await request.body()).decode(), room="room")
     return Response(status_code=204)

@@ -1,0 +1,117 @@
+"""Many channels: every subscription gets its message, then the next round begins."""
+
+from __future__ import annotations
+
+import itertools
+import select
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from .dialects import PAYLOAD, Centrifuge, Raw
+from .measure import cpu_of
+from .sockets import TIMEOUT, open_sockets
+from .talk import Talker, frames_of, numbered
+
+__all__ = ["Spread"]
+
+# Listeners that are let in at the same time.
+BATCH = 32
+
+
+class Spread:
+    """`channels` channels, spread over `sockets` listeners, or these over them; whichever are more.
+
+    They listen on `port`. One client that listens to nothing publishes on `publish_port`.
+    """
+
+    def __init__(self, port: int, path: str, publish_port: int, channels: int, sockets: int) -> None:
+        names = [f"c{number:06}" for number in range(channels)]
+        (opened,) = open_sockets(publish_port, path, 1, Raw())
+        self._publisher = Talker(opened)
+        self._arrival = Centrifuge()
+        self._arrival.channel = names[0]
+        self._arrival.expect(self._publisher.ask({"connect": {}})[0]["connect"]["client"])
+        self._listeners: list[socket.socket] = []
+        while (first := len(self._listeners)) < sockets:
+            # Let in at once: nobody may be silent for long.
+            batch = open_sockets(port, path, min(BATCH, sockets - first), Raw())
+            _let_in(batch, [_channels_of(first + at, sockets, names) for at in range(len(batch))])
+            self._listeners += batch
+        # All of them, and the listeners of each.
+        self._names, self._members = names, max(1, sockets // channels)
+        self._by_fileno = {sock.fileno(): sock for sock in self._listeners}
+        self._buffer = bytearray(1 << 20)
+        self._epoll = select.epoll()
+        for sock in (self._publisher.sock, *self._listeners):
+            self._epoll.register(sock.fileno(), select.EPOLLIN)
+
+    def close(self) -> None:
+        self._epoll.close()
+        for sock in (self._publisher.sock, *self._listeners):
+            sock.close()
+
+    def run(self, deliveries: int, seconds: float, pids: dict[str, int]) -> dict[str, Any]:
+        """Rounds of so many deliveries; the CPU time of `pids` is taken over the same period."""
+        publications = max(1, deliveries // self._members)
+        turn = itertools.cycle(self._names)
+        rounds, before, start = 0, cpu_of(pids), time.perf_counter()
+        while time.perf_counter() < start + seconds:
+            self._round([next(turn) for _ in range(publications)])
+            rounds += 1
+        took, after = time.perf_counter() - start, cpu_of(pids)
+        return {
+            "seconds": took,
+            "deliveries": rounds * publications * self._members,
+            "publications": rounds * publications,
+            "cpu": {name: after[name] - before[name] for name in pids},
+        }
+
+    def _round(self, channels: Sequence[str]) -> None:
+        """Publish once in each, and wait until everybody has what is his."""
+        wanted = len(channels) * self._members * self._arrival.frame
+        data = "." * PAYLOAD
+        frames = frames_of({"id": 1, "publish": {"channel": name, "data": data}} for name in channels)
+        got, deadline = 0, time.perf_counter() + TIMEOUT
+        for frame in frames:
+            self._publisher.sock.sendall(frame)
+            got += self._receive(0)
+        while got < wanted:
+            if time.perf_counter() > deadline:
+                raise TimeoutError(f"{(wanted - got) // self._arrival.frame} messages did not arrive")
+            got += self._receive(1)
+        if got != wanted:
+            raise ConnectionError(f"{got} bytes arrived in the place of {wanted}")
+
+    def _receive(self, wait: float) -> int:
+        """Take in what has arrived; how many bytes of messages."""
+        total, publisher = 0, self._publisher.sock.fileno()
+        for fileno, _ in self._epoll.poll(wait):
+            if fileno == publisher:
+                self._hear_replies()
+                continue
+            got = self._by_fileno[fileno].recv_into(self._buffer)
+            if not got:
+                raise ConnectionError("the server closed a connection under load")
+            total += got
+        return total
+
+    def _hear_replies(self) -> None:
+        replies = self._publisher.sock.recv_into(self._buffer)
+        if not replies or b'"error"' in self._buffer[:replies]:
+            raise ConnectionError(f"the publisher is told {bytes(self._buffer[:replies])[:200]!r}")
+
+
+def _channels_of(listener: int, listeners: int, names: Sequence[str]) -> Sequence[str]:
+    return names[listener::listeners] if listeners < len(names) else [names[listener % len(names)]]
+
+
+def _let_in(listeners: Sequence[socket.socket], channels: Sequence[Sequence[str]]) -> None:
+    talkers = [Talker(sock) for sock in listeners]
+    for talker, mine in zip(talkers, channels, strict=True):
+        commands: list[dict[str, Any]] = [{"connect": {}}]
+        commands += [{"subscribe": {"channel": name}} for name in mine]
+        talker.say(*numbered(commands))
+    for talker, mine in zip(talkers, channels, strict=True):
+        talker.hear(1 + len(mine))
