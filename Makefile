@@ -1,4 +1,4 @@
-.PHONY: install run test test-sdk lint types coverage soak faults bench bench-peers compliance docs clean
+.PHONY: install run test test-sdk lint types coverage soak faults fuzz bench bench-peers compliance docs clean
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
@@ -25,6 +25,7 @@ soak: install ## faults at full size, half an hour; each line by itself is a few
 faults: install ## Redis and its network at full size, then a thousand random fault schedules; more than an hour
 	@HUB_FAULTS=full $(BIN)/python -m pytest -q -s tests/faults
 	@$(BIN)/python -m tests.schedules
+fuzz: install ; @nice -n 19 $(BIN)/python -m tests.fuzz
 revocation: install ## a thousand connections lose their rights
 	@HUB_TEST_CONNECTIONS=1000 $(BIN)/python -m pytest -q -s tests/security/test_revocation.py
 bench: install ; @$(BIN)/python -m bench
