@@ -397,6 +397,8 @@ class _Session:
             if owner.link is not None and owner.unanswered * self._interval >= self._broker.timeout:
                 log.error("%s: %s is silent; dropping the connection", role, self._broker.name)
                 owner.abort()
+        if self.feed.turned_down:
+            self.feed.abort()
         if self.feed.deaf:
             # Either of them may be the one that leads to the wrong server.
             log.error("%s takes heartbeats that do not come back; dropping both connections", self._broker.name)

@@ -24,6 +24,9 @@ SUBSCRIBE_BATCH = 500
 # Answers that came though a heartbeat was due before them; so many in a row, and the feed hears nothing.
 DEAF = 2
 
+# Seconds after which a feed whose subscriptions were refused is tried again, on another connection.
+REFUSED_PAUSE = 3.0
+
 # Of a heartbeat's number: longer ones are not ours.
 MAX_DIGITS = 20
 
@@ -64,6 +67,8 @@ class Feed(LinkOwner):
         self._joining: list[bytes] = []
         # Set while everything that was wanted when the connection began is subscribed.
         self.confirmed = asyncio.Event()
+        # When Redis has refused a subscription on the present connection.
+        self._refused_at = math.inf
         # When the heartbeat came back on the present connection.
         self._heard_at = -math.inf
         # When it did on any (`time.monotonic`); the beginning before.
@@ -133,6 +138,11 @@ class Feed(LinkOwner):
     # The proof that it hears
 
     @property
+    def turned_down(self) -> bool:
+        """Connected, and not let in: nobody tells us when that changes, so it has to be tried again."""
+        return not self.confirmed.is_set() and self.loop.time() - self._refused_at >= REFUSED_PAUSE
+
+    @property
     def deaf(self) -> bool:
         """Redis answers and takes heartbeats, yet they do not come: a replica cut off from its master, for example."""
         return self._overtaken >= DEAF
@@ -164,6 +174,7 @@ class Feed(LinkOwner):
         self.unanswered = 0
         if not isinstance(reply, list):
             if isinstance(reply, Exception):
+                self._refused_at = min(self._refused_at, self.loop.time())
                 log.error("Redis refused a subscription command: %s", reply)  # e.g. NOPERM under an ACL
             return
         kind = reply[0]
@@ -203,6 +214,7 @@ class Feed(LinkOwner):
     def on_lost(self, cause: Exception | None) -> None:
         super().on_lost(cause)
         self.confirmed.clear()
+        self._refused_at = math.inf
         self._heard_at = -math.inf
         self._owed_at_ping, self._overtaken = False, 0
         for channel in tuple(self._leaving):

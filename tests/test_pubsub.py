@@ -435,7 +435,7 @@ def test_the_log_of_an_outage(redis: MiniRedis, caplog: pytest.LogCaptureFixture
 
 
 def test_the_log_says_why_it_is_not_ready(redis: MiniRedis, caplog: pytest.LogCaptureFixture) -> None:
-    """Rights that are missing from the beginning are named."""
+    """Rights that are missing from the beginning are named; they are tried again, but not all the time."""
     redis.refused = {b"PUBLISH": "NOPERM no channel", b"SUBSCRIBE": "NOPERM no subscribe"}
 
     async def main() -> None:
@@ -444,8 +444,8 @@ def test_the_log_says_why_it_is_not_ready(redis: MiniRedis, caplog: pytest.LogCa
 
     run_virtually(main)
     assert "does not work: Redis refused: NOPERM no channel" in caplog.text
-    assert "Redis refused a subscription command: NOPERM no subscribe" in caplog.text
-    assert len(caplog.records) == 3
+    assert caplog.text.count("Redis refused a subscription command: NOPERM no subscribe") in (3, 4)
+    assert len(caplog.records) < 10
 
 
 def test_an_unexpected_fault_does_not_end_the_tasks(

@@ -229,6 +229,23 @@ async def test_a_joiner_waits_for_redis_and_is_told(server: RedisProcess) -> Non
         await client.close()
 
 
+async def test_subscriptions_are_refused_for_a_while(server: RedisProcess, caplog: pytest.LogCaptureFixture) -> None:
+    """An ACL that is wrong for a moment: commands work, pings are answered, and yet the worker is not deaf for ever."""
+    ear = await Ear(RedisBroker(server.url)).start()
+    await ear.broker.subscribe("room")
+    await eventually(lambda: ear.broker.ready)
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "default", "-subscribe")
+        client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await eventually(lambda: caplog.text.count("refused a subscription command") >= 2, 10)
+        assert not ear.broker.ready
+        client.execute_command("ACL", "SETUSER", "default", "+subscribe")
+    await eventually(lambda: ear.broker.ready, 10)
+    await ear.broker.publish("room", b"x")
+    assert await ear.hears(1) == [("room", b"x")]
+    await ear.broker.stop()
+
+
 # Half-open connections
 
 
