@@ -9,7 +9,7 @@ from typing import Protocol
 
 from .log import extra_of
 
-__all__ = ["Deadlines", "Timed"]
+__all__ = ["RESOLUTION", "Deadlines", "Timed"]
 
 log = logging.getLogger("hub.wire")
 

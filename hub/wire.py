@@ -27,6 +27,7 @@ from websockets.datastructures import Headers
 
 from .asgi import AsgiSession
 from .config import WireOptions
+from .deadlines import RESOLUTION
 from .errors import Disconnect, Disconnects
 from .handshake import answer, http_response, websocket_scope
 from .log import extra_of
@@ -160,11 +161,11 @@ class HubProtocol(asyncio.Protocol):
             if self.session is not None:
                 self.session.on_drained()
 
-    def shutdown(self) -> None:
+    def shutdown(self, soonest: float = 0.0) -> None:
         """uvicorn stops: called for all connections at once. The closes are spread over the drain window."""
         self._server.draining = True
         spread = self._server.close_timeout if self._closing else random.uniform(0, 0.7) * self._server.options.drain
-        self._server.deadlines.set(self, spread)
+        self._server.deadlines.set(self, max(soonest, spread))
 
     # The handshake
 
@@ -173,8 +174,8 @@ class HubProtocol(asyncio.Protocol):
         server = self._server
         if server.draining:
             # Let in just before the end: it gets the code that asks it to come back, which no HTTP answer has; a proxy
-            # would hand a 503 on instead of trying the next server.
-            self.shutdown()
+            # would hand a 503 on instead of trying the next server. The application has a moment to accept it.
+            self.shutdown(RESOLUTION)
         if (refusal := server.capacity.refusal(len(server.connections), server.options)) is not None:
             self.refuse(503, Headers({"Retry-After": "1"}), f"{refusal.reason}\n".encode())
             return
