@@ -20,7 +20,7 @@ log = logging.getLogger("hub")
 
 # Publications that came together will have company again. So after writing them took t seconds of the processor, the
 # worker listens for this share of t before it writes again: it finds more to write at once, and has time for all else.
-REST = 0.2
+REST = 0.35
 # Clients that several are written to at once, from which this is worth a timer.
 CROWD = 100
 
