@@ -24,6 +24,7 @@ from .admission import CHANNELS
 from .authority import Principal
 from .clients import Context, Handlers
 from .errors import BrokerUnavailable, Disconnect, Disconnects, Ended, Error, Errors, Refused, Unsubscribe, Unsubscribes
+from .pending import EarlyWire, PendingReplies, PendingReply, settle
 from .protocol.commands import Command, Malformed, Publish, parse
 from .protocol.deflate import pack
 from .protocol.replies import PING, client_info, error_reply, push, reply
@@ -45,16 +46,6 @@ COMMANDS_PER_TURN = 16
 LINGER = 3.0
 
 
-class _Early:
-    """Stands in for the wire until `connect` is answered: publications come after the reply."""
-
-    __slots__ = ("frames", "write")
-
-    def __init__(self) -> None:
-        self.frames: list[bytes] = []
-        self.write: Callable[[bytes], object] = self.frames.append
-
-
 class Client:
     """Implements `hub.wire.Handler`, `hub.registry.Subscriber` and `hub.deadlines.Timed`."""
 
@@ -63,6 +54,7 @@ class Client:
         "_bucket",
         "_held",
         "_next_ping",
+        "_pending",
         "_pong_due",
         "_queue",
         "_resting",
@@ -92,7 +84,7 @@ class Client:
 
     def __init__(self, context: Context, wire: Wire, connection: HTTPConnection) -> None:
         self.context = context
-        self.wire: Writer = _Early()
+        self.wire: Writer = EarlyWire()
         self.writer = wire
         # The request of the handshake; until `connect` is answered, and on if the application judges its refreshes.
         self.connection: HTTPConnection | None = connection
@@ -112,8 +104,8 @@ class Client:
         # Unix time, 0 for never; whether the client was told to refresh its token.
         self.expire_at, self.refreshes = 0.0, False
         self._queue: deque[Command] = deque()
-        # Tasks, and replies that wait for Redis.
-        self._running: set[asyncio.Future[Any]] = set()
+        self._running: set[asyncio.Task[None]] = set()
+        self._pending = PendingReplies()
         # Reading is paused; others have their turn.
         self._held = self._resting = False
         # Loop times; 0 for none.
@@ -155,17 +147,25 @@ class Client:
 
     def _work(self) -> None:
         """Handle what is not held up by something before it."""
-        left = 0 if self._resting else COMMANDS_PER_TURN
-        while left and self._queue and self.state is not State.CONNECTING and len(self._running) < BACKLOG:
-            channel = getattr(self._queue[0].body, "channel", None)
-            if channel in self.held or channel in self.opening:
-                break
-            self._handle(self._queue.popleft())
+        queue, left = self._queue, 0 if self._resting else COMMANDS_PER_TURN
+        while left and queue and not self._is_held_up(queue[0]):
+            self._handle(queue.popleft())
             left -= 1
-        if not left and self._queue and not self._resting:
+        if not left and queue and not self._resting:
             self._resting = True
             asyncio.get_running_loop().call_soon(self._go_on)
-        self._throttle(len(self._queue) + len(self._running) >= BACKLOG)
+        self._throttle(len(queue) + self._waiting >= BACKLOG)
+
+    def _is_held_up(self, command: Command) -> bool:
+        if self.state is State.CONNECTING or self._waiting >= BACKLOG:
+            return True
+        channel = getattr(command.body, "channel", None)
+        return channel in self.held or channel in self.opening
+
+    @property
+    def _waiting(self) -> int:
+        """Commands that are being answered."""
+        return len(self._running) + len(self._pending)
 
     def _go_on(self) -> None:
         self._resting = False
@@ -202,10 +202,7 @@ class Client:
         fault = None if task.cancelled() else task.exception()
         if isinstance(fault, Exception):
             on_fault(fault)
-        self._done(task)
-
-    def _done(self, work: asyncio.Future[Any]) -> None:
-        self._running.discard(work)
+        self._running.discard(task)
         if self.state is not State.CLOSED:
             self._work()
 
@@ -228,23 +225,19 @@ class Client:
         if command.id:
             self.writer.write(pack(reply(command.id, kind, result), self.writer.compression))
 
-    def await_reply(self, command: Command, kind: str, future: asyncio.Future[Any]) -> None:
-        """Reply without a task once `future` is done; what waits for it counts as being answered."""
-        self._running.add(future)
-        future.add_done_callback(partial(self._answered, command, kind))
+    def await_reply(self, command: Command, future: asyncio.Future[Any]) -> None:
+        """Reply to a publication without a task once `future` is done; till then it counts as being answered."""
+        self._pending.add(PendingReply(command, future), self._answer)
 
-    def _answered(self, command: Command, kind: str, future: asyncio.Future[Any]) -> None:
-        self._done(future)
+    def _answer(self, due: list[PendingReply]) -> None:
+        replies, faults = settle(due, self.writer.compression)
         if self.state is State.CLOSED:
-            if not future.cancelled():
-                future.exception()  # else asyncio logs that nobody has looked at it
             return
-        fault = future.exception()
-        if fault is None:
-            self.reply(command, kind)
-        else:
-            assert isinstance(fault, Exception)
+        if replies:
+            self.writer.write(replies)
+        for command, fault in faults:
             self._on_fault(command, fault)
+        self._work()
 
     def refuse(self, command: Command, error: Error) -> None:
         if self.state is State.CLOSED:
@@ -271,13 +264,14 @@ class Client:
     def open(self, answer: bytes) -> None:
         """Answer `connect`; what was delivered meanwhile follows."""
         early = self.wire
-        assert isinstance(early, _Early)
+        assert isinstance(early, EarlyWire)
         self.state = State.OPEN
         log.debug("client connected", extra=self.extra)
         if not (self.refreshes and self.context.authority.hooks.authenticate):
             self.connection = None
         self.writer.write(pack(answer, self.writer.compression))
         self.wire = self.writer
+        self.context.hub.registry.rewire(self)
         if early.frames:
             self.writer.write(b"".join(early.frames))
         interval = self.context.settings.ping_interval
@@ -296,9 +290,8 @@ class Client:
         context = self.context
         context.hub.deadlines.clear(self)
         self._queue.clear()
-        for work in self._running:
-            if isinstance(work, asyncio.Task):  # what Redis was sent is done
-                work.cancel()
+        for task in self._running:  # but what Redis was sent is done
+            task.cancel()
         self._leave()
         context.admission.leave(CHANNELS, code)
         log.debug("client gone: %d %s", code, reason, extra=self.extra)

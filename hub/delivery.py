@@ -8,19 +8,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from .protocol.forms import Event
-from .registry import Channel, Subscriber
+from .registry import Channel, Subscriber, Writer
 from .types import Publication
 
 __all__ = ["Delivery"]
 
 log = logging.getLogger("hub")
 
-# Publications that came together will have company again. So after writing them took t seconds of the processor, the
-# worker listens for this share of t before it writes again: it finds more to write at once, and has time for all else.
-REST = 0.35
+# Publications that came together will have company again. So if writing them took t seconds of the processor, the first
+# one that comes within t seconds after that waits this share of t for others: one write for all costs little more.
+GATHER = 0.2
 # Clients that several are written to at once, from which this is worth a timer.
 CROWD = 100
 
@@ -33,8 +33,9 @@ class Delivery:
         self._loop: asyncio.AbstractEventLoop | None = None
         # Channels with pending events; a flush is scheduled while there are any.
         self._dirty: list[Channel] = []
-        # By `time.monotonic`; the next flush comes no sooner. (uvloop's own time stands still within a turn.)
-        self._rest_until = 0.0
+        # How long the last flush took; until when it counts, by `time.monotonic` (uvloop's own time stands still within
+        # a turn).
+        self._took = self._company_until = 0.0
         # For `hub.metrics`: messages written to clients, with their bytes. Then the events of which these were made,
         # and those that a fault kept from a channel's clients.
         self.messages = self.bytes = 0
@@ -59,9 +60,8 @@ class Delivery:
         channel.pending.append(event)
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        rest = self._rest_until - time.monotonic()
-        if rest > 0:
-            loop.call_later(rest, self.flush)
+        if time.monotonic() < self._company_until:
+            loop.call_later(GATHER * self._took, self.flush)
         else:
             loop.call_soon(self.flush)
 
@@ -73,7 +73,8 @@ class Delivery:
         for channel in dirty:
             self.write(channel)
         if begun is not None:
-            self._rest_until = time.monotonic() + REST * (time.thread_time() - begun)
+            self._took = time.thread_time() - begun
+            self._company_until = time.monotonic() + self._took
 
     def write(self, channel: Channel) -> None:
         """Write now what the channel has pending."""
@@ -94,32 +95,32 @@ def _fan_out(channel: Channel, events: list[Event]) -> tuple[int, int]:
     """How many messages were written, and their bytes."""
     excluded = {event.exclude for event in events if isinstance(event, Publication) and event.exclude}
     messages = size = 0
-    for form, subscribers in channel.groups.items():
+    for form, group in channel.groups.items():
         frames = form.frames(channel.name, events, channel.last)
         joined = frames[0] if len(frames) == 1 else b"".join(frames)
-        messages += (len(frames) - frames.count(b"")) * len(subscribers)
-        size += len(joined) * len(subscribers)
+        messages += (len(frames) - frames.count(b"")) * len(group)
+        size += len(joined) * len(group)
         if excluded:
-            kept, saved = _write_others(subscribers, excluded, joined, list(zip(events, frames, strict=True)))
+            kept, saved = _write_others(group, excluded, joined, list(zip(events, frames, strict=True)))
             messages, size = messages - kept, size - saved
         elif joined:
-            for subscriber in subscribers:
-                subscriber.wire.write(joined)
+            for wire in group.values():
+                wire.write(joined)
     channel.advance(events)
     return messages, size
 
 
 def _write_others(
-    subscribers: Iterable[Subscriber], excluded: set[bytes], joined: bytes, framed: list[tuple[Event, bytes]]
+    group: Mapping[Subscriber, Writer], excluded: set[bytes], joined: bytes, framed: list[tuple[Event, bytes]]
 ) -> tuple[int, int]:
     """To each subscriber what does not exclude it; how many messages were kept from one, and their bytes."""
     kept = saved = 0
-    for subscriber in subscribers:
+    for subscriber, wire in group.items():
         chunk = joined
         if subscriber.id in excluded:
             own = [frame for event, frame in framed if frame and getattr(event, "exclude", b"") == subscriber.id]
             kept, saved = kept + len(own), saved + sum(map(len, own))
             chunk = b"".join([frame for event, frame in framed if getattr(event, "exclude", b"") != subscriber.id])
         if chunk:
-            subscriber.wire.write(chunk)
+            wire.write(chunk)
     return kept, saved

@@ -221,7 +221,7 @@ def _send_on(client: Client, command: Command, channel: str, data: bytes) -> Non
     subscription = client.subs.get(channel)
     info = subscription.info if subscription is not None else client.channel_info(b"")
     sent = client.context.hub.send(channel, Publication(data, DataKind.JSON, info=info))
-    client.await_reply(command, "publish", sent)
+    client.await_reply(command, sent)
 
 
 # presence, presence_stats, history

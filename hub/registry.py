@@ -31,7 +31,7 @@ class Subscriber(Protocol):
 
     @property
     def wire(self) -> Writer:
-        """The connection."""
+        """The connection; if it changes, `Registry.rewire` must know."""
 
     def on_insufficient(self, channel: str) -> None:
         """Publications were lost for good. Called for subscribers with a positioned form only."""
@@ -44,8 +44,10 @@ class Channel:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        # Subscribers by the form in which they get its events.
-        self.groups: dict[Form, set[Subscriber]] = {}
+        # Subscribers by the form in which they get its events, each with its wire: a fan-out then touches nothing but
+        # wires, in the order in which they came, which is about that of their places in memory. In the order of a set,
+        # through the subscribers, a write takes up to a third longer.
+        self.groups: dict[Form, dict[Subscriber, Writer]] = {}
         # Subscribers, and those who wait to become one.
         self.interest = 0
         # Delivered in this tick and not yet written.
@@ -82,11 +84,11 @@ class Channel:
         else:
             return
         for form in [form for form in self.groups if form.next is not form]:
-            self.groups.setdefault(form.next, set()).update(self.groups.pop(form))
+            self.groups.setdefault(form.next, {}).update(self.groups.pop(form))
 
     def _discard(self, subscriber: Subscriber) -> None:
         form, group = next(pair for pair in self.groups.items() if subscriber in pair[1])
-        group.remove(subscriber)
+        del group[subscriber]
         if not group:
             del self.groups[form]
 
@@ -131,7 +133,7 @@ class Registry:
 
     def join(self, subscriber: Subscriber, channel: Channel, form: Form) -> None:
         """Turn a reservation into a subscription: what is delivered from now on is written to the subscriber."""
-        channel.groups.setdefault(form, set()).add(subscriber)
+        channel.groups.setdefault(form, {})[subscriber] = subscriber.wire
         self._names[subscriber] = (*self._names.get(subscriber, ()), channel.name)
         self.subscriptions += 1
 
@@ -141,6 +143,13 @@ class Registry:
         if first or subscriber not in self.channels[name]:
             self.join(subscriber, self.reserve(name), form)
         return first
+
+    def rewire(self, subscriber: Subscriber) -> None:
+        """From now on its wire is another one."""
+        for name in self.channels_of(subscriber):
+            for group in self.channels[name].groups.values():
+                if subscriber in group:
+                    group[subscriber] = subscriber.wire
 
     def unsubscribe(self, subscriber: Subscriber, name: str) -> bool:
         """Remove a subscription if there is one; true if it was the channel's last in this worker."""

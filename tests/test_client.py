@@ -146,7 +146,7 @@ async def test_the_backlog_pauses_reading() -> None:
         for number in range(BACKLOG + 5):
             session.say(about(2 + number, "publish", "a", data=1))
         assert not session.reading
-        assert len(session.client._running) == BACKLOG
+        assert session.client._waiting == BACKLOG
 
 
 @in_virtual_time

@@ -1,4 +1,4 @@
-"""The writes of a worker: one a turn for each client, and a rest after publications that came together."""
+"""The writes of a worker: one a turn for each client, or for what has gathered where publications come thick."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import pytest
 
 from hub import delivery
-from hub.delivery import REST, Delivery
+from hub.delivery import GATHER, Delivery
 from hub.protocol.forms import RAW
 from hub.protocol.frames import text_frame
 from hub.registry import Channel, Registry
@@ -74,23 +74,24 @@ def frames(*texts: str) -> bytes:
     return b"".join(text_frame(text.encode()) for text in texts)
 
 
-async def test_a_rest_after_publications_that_came_together() -> None:
-    """What comes while the worker rests goes out with what comes first: in one write, and no later than it must."""
+async def test_publications_gather_after_some_that_came_together() -> None:
+    """The first of them waits for a share of what the last writes took, and goes out with those that come meanwhile."""
     running, client = await started(), Client(SLOW)
     channel = heard_by(client)
     emit(running, channel, "1", "2")
     await asyncio.sleep(0)
     assert client.writes == [frames("1", "2")]
+    begun = time.monotonic()
     emit(running, channel, "3")
     await asyncio.sleep(0)
     emit(running, channel, "4")
     assert len(client.writes) == 1
-    await asyncio.sleep(2 * REST * SLOW)
+    await asyncio.sleep(2 * GATHER * SLOW)
     assert client.writes[1:] == [frames("3", "4")]
-    assert client.times[1] - client.times[0] - SLOW > REST * SLOW * 0.9
+    assert client.times[1] - begun > GATHER * SLOW * 0.9
 
 
-async def test_no_rest_after_a_single_publication() -> None:
+async def test_a_single_publication_waits_for_nobody() -> None:
     """Who publishes now and then is never held up, however many listen."""
     running, client = await started(), Client(SLOW)
     channel = heard_by(client)
@@ -100,7 +101,7 @@ async def test_no_rest_after_a_single_publication() -> None:
     assert client.writes == [frames(text) for text in ("1", "2", "3")]
 
 
-async def test_no_rest_for_few_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_few_clients_wait_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is nothing to gain, and nothing depends on how long something took."""
     monkeypatch.setattr(delivery, "CROWD", 2)
     running, client = await started(), Client(SLOW)
@@ -112,19 +113,19 @@ async def test_no_rest_for_few_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     assert client.writes == [frames("1", "2"), frames("3")]
 
 
-async def test_a_quiet_time_is_a_rest_too() -> None:
+async def test_after_a_quiet_time_none_waits() -> None:
     """The next publication after it is written in its own turn."""
     running, client = await started(), Client(SLOW)
     channel = heard_by(client)
     emit(running, channel, "1", "2")
     await asyncio.sleep(0)
-    await asyncio.sleep(2 * REST * SLOW)
+    await asyncio.sleep(1.5 * SLOW)
     emit(running, channel, "3")
     await asyncio.sleep(0)
     assert client.writes[1:] == [frames("3")]
 
 
-async def test_a_newcomer_in_a_rest() -> None:
+async def test_a_newcomer_while_publications_gather() -> None:
     """Gets nothing of what was delivered before, and the others get it once."""
     running, old, new = await started(), Client(SLOW), Client(0)
     channel = heard_by(old)
@@ -132,16 +133,16 @@ async def test_a_newcomer_in_a_rest() -> None:
     await asyncio.sleep(0)
     emit(running, channel, "3")
     running.write(channel)
-    channel.groups[RAW].add(new)
+    channel.groups[RAW][new] = new
     emit(running, channel, "4")
-    await asyncio.sleep(2 * REST * SLOW)
+    await asyncio.sleep(2 * GATHER * SLOW)
     assert old.writes[1:] == [frames("3"), frames("4")]
     assert new.writes == [frames("4")]
 
 
-async def test_channels_rest_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rest is the worker's: all that it wrote in the turn counts, and another channel waits too."""
-    monkeypatch.setattr(delivery, "REST", 1.0)
+async def test_publications_of_all_channels_gather_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that the worker wrote in the turn counts, and another channel waits too."""
+    monkeypatch.setattr(delivery, "GATHER", 1.0)
     running, client = await started(), Client(SLOW)
     first, second = heard_by(client, "first"), heard_by(client, "second")
     emit(running, first, "1", "2")
@@ -155,7 +156,7 @@ async def test_channels_rest_together(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_another_loop_does_not_inherit_what_was_pending() -> None:
-    """A hub whose loop ended in a rest, with something to write, delivers in the next loop; it was deaf there."""
+    """A hub whose loop ended with something to write, delivers in the next loop; it was deaf there."""
     running, client = Delivery(), Client(SLOW)
     channel = heard_by(client)
 

@@ -29,6 +29,7 @@ LAYERS = (
     (
         "clients",
         "client",
+        "pending",
         "subscription",
         "handlers",
         "control",

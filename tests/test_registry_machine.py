@@ -16,16 +16,19 @@ from hub.registry import Channel, Registry
 from hub.types import Membership, Publication
 
 
+class Wire:
+    """Takes anything."""
+
+    def __init__(self) -> None:
+        self.write: Callable[[bytes], object] = len
+
+
 class Client:
     """A subscriber that is written to by nobody."""
 
     def __init__(self, number: int) -> None:
         self.id = b"%d" % number
-        self.write: Callable[[bytes], object] = len
-
-    @property
-    def wire(self) -> Client:
-        return self
+        self.wire = Wire()
 
     def on_insufficient(self, channel: str) -> None:
         raise AssertionError("the registry does not judge")
@@ -115,6 +118,12 @@ class RegistryMachine(RuleBasedStateMachine):
         assert self.registry.unsubscribe(client, name) is (was_in and self.ended(name))
 
     @rule(client=clients)
+    def rewire(self, client: Client) -> None:
+        """What is delivered goes to the new wire, in all of its channels."""
+        client.wire = Wire()
+        self.registry.rewire(client)
+
+    @rule(client=clients)
     def remove(self, client: Client) -> None:
         left = [name for other, name in self.pairs if other is client]
         self.pairs = {pair: form for pair, form in self.pairs.items() if pair[0] is not client}
@@ -170,9 +179,9 @@ class RegistryMachine(RuleBasedStateMachine):
     @invariant()
     def groups_are_those_of_equal_forms(self) -> None:
         for name, channel in self.channels.items():
-            groups: dict[Form, set[Client]] = {}
+            groups: dict[Form, dict[Client, Wire]] = {}
             for client, form in self.listeners(name).items():
-                groups.setdefault(form, set()).add(client)
+                groups.setdefault(form, {})[client] = client.wire
             assert channel.groups == groups
 
 

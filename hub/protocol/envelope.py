@@ -87,12 +87,16 @@ def _decode_positioned(payload: bytes) -> Publication:
 
 
 def _decode_rich(payload: bytes, start: int, offset: int = 0, epoch: str = "") -> Publication:
-    info, tags, delta = b"", None, False
-    if payload[start : start + 1] == b"m":
+    info, delta = b"", False
+    tags: Mapping[str, str] | None = None
+    if payload.startswith(b"m", start):
         info, start = _take(payload, start + 1)
         raw_tags, start = _take(payload, start)
-        tags = _decode_tags(info, raw_tags)
-    if payload[start : start + 1] == b"d":
+        if info:
+            _check_object(info)
+        if raw_tags:
+            tags = _decode_tags(raw_tags)
+    if payload.startswith(b"d", start):
         delta, start = True, start + 1
     return Publication(*_decode_plain(payload, start), info, tags, delta, offset, epoch)
 
@@ -111,11 +115,9 @@ def _decode_plain(payload: bytes, at: int) -> tuple[bytes, DataKind, bytes]:
     return data, kind, payload[start:end]
 
 
-def _decode_tags(info: bytes, tags: bytes) -> Mapping[str, str] | None:
-    if info:
-        _check_object(info)
+def _decode_tags(tags: bytes) -> Mapping[str, str]:
     try:
-        return _tags_decoder.decode(tags) if tags else None
+        return _tags_decoder.decode(tags)
     except msgspec.MsgspecError:
         raise ValueError(NOT_OURS) from None
 

@@ -48,16 +48,15 @@ _LEGAL = {
 }
 
 
+# No official client sends `ping`, and the reference server does not take it.
+_WITH_ID = {Connect: _Kind.CONNECT, Send: _Kind.SEND, Empty: _Kind.BAD, Ping: _Kind.BAD}
+_WITHOUT_ID = {Send: _Kind.SEND, Empty: _Kind.EMPTY}
+
+
 def _kind(command: Command) -> _Kind:
-    body = command.body
-    if isinstance(body, Send):
-        return _Kind.SEND
-    if command.id == 0:
-        return _Kind.EMPTY if isinstance(body, Empty) else _Kind.BAD
-    if isinstance(body, Connect):
-        return _Kind.CONNECT
-    # No official client sends `ping`, and the reference server does not take it.
-    return _Kind.BAD if isinstance(body, Empty | Ping) else _Kind.COMMAND
+    if command.id:
+        return _WITH_ID.get(type(command.body), _Kind.COMMAND)
+    return _WITHOUT_ID.get(type(command.body), _Kind.BAD)
 
 
 def is_pong(command: Command) -> bool:
