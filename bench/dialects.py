@@ -14,6 +14,7 @@ __all__ = [
     "Dialect",
     "Present",
     "Raw",
+    "RawLong",
     "SocketIO",
     "client_frame",
     "frame_at",
@@ -22,6 +23,8 @@ __all__ = [
 
 # Bytes of a message, if nothing else is wanted, of which the first are its number.
 PAYLOAD, NUMBER = 128, 16
+# An id of a client is as long as this.
+CLIENT = "00000000-0000-0000-0000-000000000000"
 
 
 def _length(size: int, masked: int) -> bytes:
@@ -67,9 +70,9 @@ class Dialect:
 
     def __init__(self, payload: int = PAYLOAD) -> None:
         self.payload = payload
-        # How a message arrives, up to its number; and the size of the whole frame.
+        # How a message arrives, up to its number; its size then, and that of the whole frame.
         self.head = b""
-        self.frame = 0
+        self.message = self.frame = 0
 
     def greet(self, sock: socket.socket, rest: bytes = b"") -> None:
         """After the handshake, behind which `rest` has come already."""
@@ -88,9 +91,9 @@ class Dialect:
 
     def _expect(self, start: str, end: str = "") -> None:
         """A message arrives between these."""
-        size = len(start) + self.payload + len(end)
-        header = head_of(size)
-        self.head, self.frame = header + start.encode(), len(header) + size
+        self.message = len(start) + self.payload + len(end)
+        header = head_of(self.message)
+        self.head, self.frame = header + start.encode(), len(header) + self.message
 
 
 class Raw(Dialect):
@@ -107,6 +110,15 @@ class Raw(Dialect):
 
     def publication(self, number: int) -> bytes:
         return client_frame(self._text(number).encode())
+
+
+class RawLong(Raw):
+    """Of messages that are as long as the channel endpoint makes them, which says who has published them."""
+
+    def __init__(self, payload: int = PAYLOAD) -> None:
+        channel = Centrifuge(payload)
+        channel.expect(CLIENT)
+        super().__init__(channel.message)
 
 
 class SocketIO(Dialect):
@@ -168,6 +180,7 @@ class Present(Centrifuge):
 
 DIALECTS: dict[str, Callable[[int], Dialect]] = {
     "raw": Raw,
+    "raw-long": RawLong,
     "socket.io": SocketIO,
     "centrifuge": Centrifuge,
     "presence": Present,

@@ -110,6 +110,11 @@ def _worker_pid(port: int) -> int:
         raise RuntimeError(f"the worker does not say hello: {error}") from None
 
 
+def hub_long() -> AbstractContextManager[Server]:
+    """A raw room whose messages are as long as those of the channel endpoint."""
+    return hub(dialect="raw-long")
+
+
 def channels() -> AbstractContextManager[Server]:
     """The hub's channel endpoint."""
     return hub("/connection/websocket", "centrifuge")
@@ -128,6 +133,7 @@ def tutorial() -> Iterator[Server]:
 
 SERVERS: dict[str, Contender] = {
     "hub": Contender(title="hub, raw room", start=hub),
+    "hub-long": Contender(title="hub, raw room, messages as long as the channel endpoint's", start=hub_long),
     "channels": Contender(title="hub, channel endpoint", start=channels),
     "tutorial": Contender(title="FastAPI tutorial, ConnectionManager", start=tutorial),
 }

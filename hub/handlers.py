@@ -178,7 +178,7 @@ def _unsubscribe(client: Client, command: Command) -> Work | None:
     if left is None:
         client.reply(command, "unsubscribe")
         return None
-    client.held.add(body.channel)
+    client.held.append(body.channel)
     return _leaving(client, command, body.channel, left)
 
 
@@ -187,7 +187,7 @@ async def _leaving(client: Client, command: Command, channel: str, left: asyncio
     try:
         await asyncio.wait((left,))
     finally:
-        client.held.discard(channel)
+        client.held.remove(channel)
     client.reply(command, "unsubscribe")
 
 
@@ -200,7 +200,7 @@ def _publish(client: Client, command: Command) -> Work | None:
     authority = client.context.authority
     options = authority.publishable(channel, data)
     if authority.hooks.publish is not None:
-        client.held.add(channel)
+        client.held.append(channel)
         return _publish_if_allowed(client, command, channel, data)
     authority.may_publish(client, channel, options)
     _send_on(client, command, channel, data)
@@ -213,7 +213,7 @@ async def _publish_if_allowed(client: Client, command: Command, channel: str, da
         await client.context.authority.ask_publish(client, channel, data)
         _send_on(client, command, channel, data)
     finally:
-        client.held.discard(channel)
+        client.held.remove(channel)
 
 
 def _send_on(client: Client, command: Command, channel: str, data: bytes) -> None:
