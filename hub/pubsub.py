@@ -86,6 +86,7 @@ class RedisBroker:
         self.everybody = f"{prefix}:nodes:all"
         self.channels = f"{prefix}:channel:"
         self._history = RedisHistory(prefix, self)
+        self.lineage = self._history.lineage
         self.presence = RedisPresence(prefix, self.node, presence_lease)
         # What each new connection tells the server before anything else.
         self.scripts = self._history.scripts + self.presence.scripts
@@ -201,7 +202,7 @@ class _Session:
         # Of the server that was heard last.
         self._lineage = b""
         self.loop = asyncio.get_running_loop()
-        self.commands = Commands(broker.publish_timeout, broker.scripts)
+        self.commands = Commands(broker.publish_timeout, broker.scripts, broker.lineage)
         self.feed = Feed(
             broker.control, broker.everybody, broker.channels, deliver, self._on_control, self._on_confirmed
         )
@@ -374,7 +375,7 @@ class _Session:
     def _look(self) -> None:
         """Ask whether it is a master still, with the data that it had."""
         link = self.commands.link
-        if link is not None and link.lineage:
+        if link is not None and link.server.lineage:
             looked = self.commands.execute(*INFO, parse=server_of)
             looked.add_done_callback(functools.partial(self._on_looked, link))
 
@@ -386,10 +387,12 @@ class _Session:
             log.error("%s has become a replica; leaving it", self._broker.name)
             self.feed.abort()
             self.commands.abort()
-        elif server.lineage != link.lineage:
+            return
+        if server.lineage != link.server.lineage:
             log.warning("%s has other data than before; reading what has changed", self._broker.name)
-            link.lineage = server.lineage
             self.feed.abort()
+        link.server = server
+        self.commands.name_server()  # once more: FLUSHALL takes it away
 
     def _drop_silent(self) -> None:
         """A connection that says nothing is worse than none: only a new one can help."""

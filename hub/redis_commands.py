@@ -68,11 +68,12 @@ class Commands(LinkOwner):
     comes after waits until those are on their way again.
     """
 
-    def __init__(self, timeout: float, scripts: Iterable[Script] = ()) -> None:
-        """`scripts` are made known to each server first of all."""
+    def __init__(self, timeout: float, scripts: Iterable[Script] = (), lineage_key: str = "") -> None:
+        """Each server first of all gets the `scripts`, and its own lineage under `lineage_key`, if these are given."""
         super().__init__()
         self._timeout = timeout
         self._scripts = tuple(scripts)
+        self._lineage_key = lineage_key
         # Not sent, and sent but not answered. Both in order of deadline.
         self._outbox: deque[_Command] = deque()
         self._inflight: deque[_Command] = deque()
@@ -126,6 +127,7 @@ class Commands(LinkOwner):
         super().attach(link)
         self.welcome()
         self._load_scripts(link)
+        self.name_server()
         self._flush()
 
     def turn_away(self, reason: str = UNREACHABLE) -> None:
@@ -191,10 +193,18 @@ class Commands(LinkOwner):
     def _load_scripts(self, link: Link) -> None:
         """Before anything else, because a script that is not known yet costs a round trip of everybody's."""
         for script in self._scripts:
-            packed = pack((b"SCRIPT", b"LOAD", script.source))
-            self.bytes += len(packed)
-            self._inflight.append(_Command(packed, self.loop.create_future(), 0, None, None))
-            link.send(packed)
+            self._send_now(link, (b"SCRIPT", b"LOAD", script.source))
+
+    def name_server(self) -> None:
+        """Have it know its lineage, ahead of every publication: scripts compare (`lua/append.lua`)."""
+        if self.link is not None and self.link.server.heir and self._lineage_key:
+            self._send_now(self.link, (b"SET", self._lineage_key, self.link.server.lineage))
+
+    def _send_now(self, link: Link, command: tuple[Argument, ...]) -> None:
+        packed = pack(command)
+        self.bytes += len(packed)
+        self._inflight.append(_Command(packed, self.loop.create_future(), 0, None, None))
+        link.send(packed)
 
     def _repeat_unknown(self) -> None:
         self._outbox.extendleft(reversed(self._unknown))

@@ -1,7 +1,8 @@
 """The history of channels in Redis: one stream a channel, written and read by scripts.
 
     <prefix>:stream:{<channel>}        the publications, with `<offset>-0` as id and the payload in field `d`
-    <prefix>:meta:{<channel>}          hash: `s` offset of the last one, `e` epoch, `v` and `ve` version and its epoch
+    <prefix>:meta:{<channel>}          hash: `s` offset of the last one, `e` epoch, `v` and `ve` version and its epoch,
+                                       `l` lineage of the server that took it
     <prefix>:result:{<channel>}:<key>  `<offset>:<epoch>` of the publication with that idempotency key
 
 The stream goes with its ttl; the meta hash outlives it, so that a position from before is known to be an old one.
@@ -46,6 +47,8 @@ class RedisHistory:
         # What comes before the name of a channel.
         self._channel, self._stream, self._meta = f"{prefix}:channel:", f"{prefix}:stream:{{", f"{prefix}:meta:{{"
         self._result = f"{prefix}:result:{{"
+        # Of the server: what all that hold its data have in common, until one of them becomes a master of its own.
+        self.lineage = f"{prefix}:lineage"
         self.scripts = load("append"), load("publish_once"), load("history"), load("renew")
         self._append, self._once, self._history, self._renew = self.scripts
 
@@ -59,7 +62,7 @@ class RedisHistory:
         version_epoch: str,
     ) -> asyncio.Future[PublishResult]:
         """Publish and keep."""
-        keys: list[Argument] = [f"{self._stream}{channel}}}", f"{self._meta}{channel}}}"]
+        keys: list[Argument] = [f"{self._stream}{channel}}}", f"{self._meta}{channel}}}", self.lineage]
         args: list[Argument] = [
             self._channel + channel,
             payload,

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, cast
 
 import hiredis
@@ -23,6 +23,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
+from redis.connection import SSLConnection
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from .errors import BrokerUnavailable, ConfigError
@@ -38,7 +39,9 @@ __all__ = [
     "describe",
     "open_link",
     "pack",
+    "private_options",
     "private_pool",
+    "redacted",
     "server_of",
 ]
 
@@ -59,12 +62,16 @@ class Server(NamedTuple):
     # Names the history of its data: another one after a restart, a failover or a restoration. Empty if it may not be
     # asked.
     lineage: bytes
+    # It goes on with data of which others had copies, so one of these may have been further: a replica that became a
+    # master, or a master with replicas that was restarted.
+    heir: bool = False
 
 
 def server_of(info: bytes) -> Server:
     """From the reply to `INFO`."""
     fields = dict(line.split(b":", 1) for line in info.splitlines() if b":" in line)
-    return Server(fields.get(b"role") == b"slave", fields.get(b"master_replid", b""))
+    heir = bool(fields.get(b"master_replid2", b"").strip(b"0"))
+    return Server(fields.get(b"role") == b"slave", fields.get(b"master_replid", b""), heir)
 
 
 class LinkHandler(Protocol):
@@ -80,8 +87,8 @@ class LinkHandler(Protocol):
 class Link(Protocol):
     """An open connection."""
 
-    # The `Server.lineage` of when it was opened, or last looked at.
-    lineage: bytes
+    # Who is there, as of when it was opened or last looked at.
+    server: Server
 
     def send(self, packed: bytes) -> None:
         """Write packed commands; ignored after the loss."""
@@ -108,8 +115,8 @@ class LinkOwner:
 
     @property
     def lineage(self) -> bytes:
-        """`Link.lineage`, empty without a link."""
-        return self.link.lineage if self.link is not None else b""
+        """`Server.lineage`, empty without a link."""
+        return self.link.server.lineage if self.link is not None else b""
 
     def attach(self, link: Link) -> None:
         """The new link; it must have been opened for this owner."""
@@ -133,22 +140,25 @@ class LinkOwner:
 pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
 
 
-def private_pool(source: str | aioredis.Redis, timeout: float, name: str) -> Pool:
-    """A factory of connections like those of `source` (a URL or a client), with our own options.
-
-    RESP2, because redis-py formats each RESP3 push for a debug log; no retries, because a PUBLISH must not be sent
-    twice; no decoding. Raises ConfigError.
-    """
-    options: dict[str, Any] = {
+def private_options(timeout: float, name: str) -> dict[str, Any]:
+    """Of each connection: no decoding, and RESP2, because redis-py formats each RESP3 push for a debug log."""
+    return {
         "protocol": 2,
         "decode_responses": False,
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
-        "retry": Retry(NoBackoff(), 0),
         "retry_on_error": [],
         "health_check_interval": 0,
         "client_name": name,
     }
+
+
+def private_pool(source: str | aioredis.Redis, timeout: float, name: str) -> Pool:
+    """A factory of connections like those of `source` (a URL or a client), with our own options.
+
+    No retries, because a PUBLISH must not be sent twice. Raises ConfigError.
+    """
+    options = {**private_options(timeout, name), "retry": Retry(NoBackoff(), 0)}
     try:
         pool = _pool(source, timeout, options)
         pool.make_connection()  # type: ignore[no-untyped-call]  # refuses options that nobody knows
@@ -179,13 +189,13 @@ def describe(pool: Pool) -> str:
         return f"unix://{path}{database}"
     if isinstance(pool, SentinelPool):
         return f"sentinel://{pool.service}{database}"
-    scheme = "rediss" if issubclass(pool.connection_class, aioredis.SSLConnection) else "redis"
+    scheme = "rediss" if issubclass(pool.connection_class, aioredis.SSLConnection | SSLConnection) else "redis"
     return f"{scheme}://{options.get('host', 'localhost')}:{options.get('port', 6379)}{database}"
 
 
-def _redacted(text: str, pool: Pool) -> str:
-    """A server that does not know AUTH cites its arguments."""
-    password = pool.connection_kwargs.get("password")
+def redacted(text: str, options: Mapping[str, Any]) -> str:
+    """A server that does not know AUTH cites its arguments, and so the password in a connection's `options`."""
+    password = options.get("password")
     return text.replace(str(password), "…") if password else text
 
 
@@ -205,14 +215,14 @@ async def open_link(pool: Pool, handler: LinkHandler, timeout: float) -> Link:
             raise ConnectionResetError(ENDED)
     except (RedisError, OSError) as error:  # TimeoutError is an OSError
         await _discard(connection)
-        cause = _redacted(str(error), pool) or type(error).__name__
+        cause = redacted(str(error), pool.connection_kwargs) or type(error).__name__
         raise BrokerUnavailable(f"cannot connect to {describe(pool)}: {cause}") from None
     except BaseException:
         await _discard(connection)
         raise
     if isinstance(connection._writer, asyncio.StreamWriter):
-        return _TransportLink(connection, handler, server.lineage)
-    return _ReaderLink(connection, handler, server.lineage)
+        return _TransportLink(connection, handler, server)
+    return _ReaderLink(connection, handler, server)
 
 
 async def _connect_to_master(pool: SentinelPool, connection: AbstractConnection, timeout: float) -> Server:
@@ -278,8 +288,8 @@ class _TransportLink(asyncio.Protocol):
     tests/test_redis_link.py pins them.
     """
 
-    def __init__(self, connection: AbstractConnection, handler: LinkHandler, lineage: bytes) -> None:
-        self.lineage = lineage
+    def __init__(self, connection: AbstractConnection, handler: LinkHandler, server: Server) -> None:
+        self.server = server
         # Kept alive: since Python 3.13 a StreamWriter closes its transport when it is collected.
         self._writer = connection._writer
         assert self._writer is not None
@@ -326,8 +336,8 @@ class _TransportLink(asyncio.Protocol):
 class _ReaderLink:
     """fakeredis: a task reads replies through the connection's public API."""
 
-    def __init__(self, connection: AbstractConnection, handler: LinkHandler, lineage: bytes) -> None:
-        self.lineage = lineage
+    def __init__(self, connection: AbstractConnection, handler: LinkHandler, server: Server) -> None:
+        self.server = server
         self._connection = connection
         connection.socket_timeout = None  # with one, redis-py writes inside the `wait_for` that `_connect` complains of
         self._handler = handler

@@ -70,8 +70,9 @@ class ClientInfo:
 class StreamPosition(NamedTuple):
     """A place in the history of a channel.
 
-    Offsets count publications from 1; they mean something only together with their epoch, which changes when the
-    history is lost. Offset 0 is the beginning, an empty epoch any.
+    Offsets count publications from 1, and leap where another Redis server goes on with the history. They mean
+    something only together with their epoch, which changes when the history is lost. Offset 0 is the beginning, an
+    empty epoch any.
     """
 
     offset: int
@@ -87,7 +88,8 @@ class Publication(Struct, frozen=True):
 
     `exclude` names the connection that does not want its own message back; empty: everybody gets it. `info` is the
     client that published, a ClientInfo as JSON, if one did. `delta`: it may be sent as the difference to the one
-    before. `offset` and `epoch` are its place in the history; 0 and empty without one.
+    before. `offset` and `epoch` are its place in the history; 0 and empty without one. `before` is the offset of the
+    publication before it, where offsets have leapt; else 0.
     """
 
     data: bytes
@@ -98,6 +100,12 @@ class Publication(Struct, frozen=True):
     delta: bool = False
     offset: int = 0
     epoch: str = ""
+    before: int = 0
+
+    @property
+    def previous(self) -> int:
+        """The offset of the publication before it; 0 if it is the first."""
+        return self.before or self.offset - 1
 
 
 class Membership(Struct, frozen=True):

@@ -64,6 +64,8 @@ def test_what_info_says() -> None:
     """Role and lineage; what is missing is taken for a master without a name."""
     assert server_of(info(A)) == Server(False, A)
     assert server_of(info(B, b"slave")) == Server(True, B)
+    assert server_of(info(B) + b"master_replid2:%s\r\n" % A) == Server(False, B, heir=True)
+    assert server_of(info(B) + b"master_replid2:%s\r\n" % (b"0" * 40)) == Server(False, B, heir=False)
     assert server_of(b"redis_version:8\r\nnonsense") == Server(False, b"")
 
 
@@ -91,7 +93,7 @@ def test_a_feed_of_another_server_takes_the_commands_along(redis: MiniRedis, cap
         await eventually(lambda: broker.ready)
         await asyncio.sleep(30)
         assert listener.said == ["loss", "moved"]
-        assert redis.link("commands").lineage == redis.link("feed").lineage == B
+        assert redis.link("commands").server.lineage == redis.link("feed").server.lineage == B
 
     with_broker(test)
     assert "is not the server that it was; dropping the older connection" in caplog.text

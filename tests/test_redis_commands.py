@@ -9,16 +9,19 @@ import pytest
 
 from hub.errors import BrokerUnavailable
 from hub.redis_commands import OUTBOX_LIMIT, Commands, refuse
+from hub.redis_link import Server
 from hub.redis_scripts import Script
 from tests.support.clock import run_virtually
 
 TIMEOUT = 2.0
+NOBODY = Server(False, b"")
 
 
 class Wire:
     """A link that keeps what is written."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: Server = NOBODY) -> None:
+        self.server = server
         self.writes: list[bytes] = []
         self.aborted = False
 
@@ -43,6 +46,20 @@ def failure(future: asyncio.Future[None]) -> str:
     error = future.exception()  # raises if it is not done
     assert isinstance(error, BrokerUnavailable)
     return str(error)
+
+
+async def test_a_server_that_has_taken_over_learns_its_lineage_first() -> None:
+    """Before what has waited for it; a server that nobody was ever a copy of is told nothing."""
+    commands, heir = Commands(TIMEOUT, lineage_key="key"), Wire(Server(False, b"B", heir=True))
+    commands.execute(b"PING")
+    commands.attach(heir)
+    named = b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$1\r\nB\r\n"
+    assert heir.writes == [named, b"*1\r\n$4\r\nPING\r\n"]
+    commands.name_server()
+    assert heir.writes[2:] == [named]
+    commands, first = Commands(TIMEOUT, lineage_key="key"), Wire(Server(False, b"A"))
+    commands.attach(first)
+    assert first.writes == []
 
 
 async def test_one_write_a_turn() -> None:

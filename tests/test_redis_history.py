@@ -10,12 +10,14 @@ import pytest
 
 from hub.broker import Broker
 from hub.errors import BrokerUnavailable
-from hub.types import HistoryOptions, HistoryPage
+from hub.protocol import envelope
+from hub.types import HistoryOptions, HistoryPage, Publication
 from tests.support.backends import Backend, backend
 from tests.support.relay import Ear
 from tests.support.waiting import eventually
 
 KEPT = HistoryOptions(size=100, ttl=60, meta_ttl=600)
+LEAP = 2**20
 STREAM, META = b"hub:stream:{room}", b"hub:meta:{room}"
 
 
@@ -76,6 +78,31 @@ async def test_keys_of_a_channel(broker: Broker, server: Any) -> None:
         assert seconds - 10 < server.pttl(key) / 1000 <= seconds
 
 
+async def test_offsets_leap_where_another_server_goes_on(broker: Broker, server: Any, ear: Ear) -> None:
+    """Once for each lineage, in channels that have a history; the first publication says what it follows."""
+    assert [(await broker.append("room", b"t\0one", history=KEPT)).offset for _ in range(3)] == [1, 2, 3]
+    server.set("hub:lineage", "B")
+    offsets = [(await broker.append("room", b"t\0two", history=KEPT)).offset for _ in range(2)]
+    assert offsets == [LEAP + 1, LEAP + 2]
+    assert (await broker.append("fresh", b"t\0new", history=KEPT)).offset == 1
+    server.set("hub:lineage", "C")
+    assert (await broker.append("room", b"t\0three", history=KEPT)).offset == 2 * LEAP + 1
+    assert (await broker.append("fresh", b"t\0new", history=KEPT)).offset == LEAP + 1
+    page = await read(broker)
+    found = [envelope.decode(envelope.positioned(payload, offset, "e")) for offset, payload in page.publications]
+    assert [(p.offset, p.before) for p in found if isinstance(p, Publication)] == [
+        (1, 0),
+        (2, 0),
+        (3, 0),
+        (LEAP + 1, 3),
+        (LEAP + 2, 0),
+        (2 * LEAP + 1, LEAP + 2),
+    ]
+    assert page.position.offset == 2 * LEAP + 1
+    await eventually(lambda: len(ear.heard) == 6)
+    assert [envelope.decode(payload).before for _, payload in ear.heard][3:] == [3, 0, LEAP + 2]
+
+
 async def test_keys_of_a_channel_without_history(broker: Broker, server: Any) -> None:
     """Only the result of an idempotent publication, for five minutes."""
     await broker.append("room", b"hi", history=None, idempotency_key="key")
@@ -107,7 +134,7 @@ async def test_what_a_publication_costs(broker: Broker, server: Any) -> None:
     assert 0 <= beats <= 2
     for noise in ("config|resetstat", "info", "ping"):
         found.pop(noise, None)
-    assert found == {"evalsha": 10, "hget": 10, "hincrby": 10, "pexpire": 20, "xadd": 10}
+    assert found == {"evalsha": 10, "get": 10, "hmget": 10, "hincrby": 10, "pexpire": 20, "xadd": 10}
 
 
 async def test_what_a_read_costs(broker: Broker, server: Any) -> None:

@@ -1,13 +1,18 @@
 -- Publish and keep, in one step: the order in the stream is the order on pub/sub.
 --
--- KEYS  stream, meta, and with an idempotency key the result
+-- KEYS  stream, meta, lineage of the server, and with an idempotency key the result
 -- ARGV  channel of pub/sub, payload, epoch if there is none yet, size, ttl and meta ttl in ms, ttl of the result in ms;
 --       version and its epoch if there is one
 -- Returns the offset and the epoch, and a third element if nothing was sent.
 --
+-- Where another server goes on than the one of the last publication, offsets leap: it may lack what that one had, and
+-- so none of its publications is ever taken for a lost one. The first of them says which one it follows (`l`). A server
+-- that has never gone on with what others have copies of has no lineage here.
+--
 -- Redis checks memory, replication and its disk at the first write of a script, so that one has to be a write which
 -- needs memory (HSET, HINCRBY): then a publication is refused as a whole or not at all.
-local stream, meta, result = KEYS[1], KEYS[2], KEYS[3]
+local LEAP = 1048576 -- more than a server is ahead of its replicas
+local stream, meta, server, result = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local channel, payload, fresh_epoch, size, ttl, meta_ttl, result_ttl, version, version_epoch = unpack(ARGV)
 
 if result then
@@ -18,7 +23,7 @@ if result then
     end
 end
 
-local epoch = redis.call('HGET', meta, 'e')
+local epoch, before, known = unpack(redis.call('HMGET', meta, 'e', 's', 'l'))
 if not epoch then
     -- The position is lost (first use, expired, evicted), so what is left of the stream has none.
     epoch = fresh_epoch
@@ -36,7 +41,16 @@ if version then
     redis.call('HSET', meta, 'v', version, 've', version_epoch)
 end
 
-local number = redis.call('HINCRBY', meta, 's', 1)
+local step = 1
+local lineage = redis.call('GET', server)
+if lineage and lineage ~= known then
+    redis.call('HSET', meta, 'l', lineage)
+    if before then
+        step = LEAP - before % LEAP + 1
+        payload = 'l' .. before .. ':' .. payload
+    end
+end
+local number = redis.call('HINCRBY', meta, 's', step)
 local offset = string.format('%d', number)
 redis.call('PEXPIRE', meta, meta_ttl)
 redis.call('XADD', stream, 'MAXLEN', size, offset .. '-0', 'd', payload)

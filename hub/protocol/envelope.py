@@ -5,6 +5,7 @@
               both JSON, or empty), then one of the above
     d         it may be sent as a delta; then one of the above
     p         `p<offset>:<epoch>:`, its position in the history, then one of the above; put in front by the broker
+    l         behind a position: `l<offset>:`, that of the publication before it, where offsets leap; then as above
     + -       somebody joined or left: a ClientInfo as JSON
 
 The kind byte is also the version: a format that comes later gets another letter, so that workers of two versions
@@ -83,10 +84,16 @@ def _decode_positioned(payload: bytes) -> Publication:
     offset, epoch = int(payload[1:after_offset]), payload[after_offset + 1 : after_epoch].decode()
     if not 0 < offset < 2**63:  # what no history has, no client could be told either
         raise ValueError(NOT_OURS)
-    return _decode_rich(payload, after_epoch + 1, offset, epoch)
+    start, before = after_epoch + 1, 0
+    if payload.startswith(b"l", start):
+        after_before = payload.find(b":", start, start + 32)
+        before, start = int(payload[start + 1 : after_before]), after_before + 1
+        if not 0 < before < offset:
+            raise ValueError(NOT_OURS)
+    return _decode_rich(payload, start, offset, epoch, before)
 
 
-def _decode_rich(payload: bytes, start: int, offset: int = 0, epoch: str = "") -> Publication:
+def _decode_rich(payload: bytes, start: int, offset: int = 0, epoch: str = "", before: int = 0) -> Publication:
     info, delta = b"", False
     tags: Mapping[str, str] | None = None
     if payload.startswith(b"m", start):
@@ -98,7 +105,7 @@ def _decode_rich(payload: bytes, start: int, offset: int = 0, epoch: str = "") -
             tags = _decode_tags(raw_tags)
     if payload.startswith(b"d", start):
         delta, start = True, start + 1
-    return Publication(*_decode_plain(payload, start), info, tags, delta, offset, epoch)
+    return Publication(*_decode_plain(payload, start), info, tags, delta, offset, epoch, before)
 
 
 def _decode_plain(payload: bytes, at: int) -> tuple[bytes, DataKind, bytes]:

@@ -11,6 +11,8 @@ time in seconds by any clock, but always the same one.
 A server that takes the place of another may lack the last publications, and give their offsets to others. So each read
 begins with the publication at the position: if the history has another one there, or does not reach as far, it is not
 the one that was delivered. It goes on under a *renewed* epoch then, and everybody's position is an old one.
+Besides, offsets *leap* at the first publication that such a server takes, which says what it follows: whoever stands in
+between has had publications that are lost.
 """
 
 from __future__ import annotations
@@ -46,6 +48,15 @@ class Recovery:
     """All that a client missed, oldest first; None if that cannot be had."""
 
     publications: list[Publication] | None
+
+
+def _leads(start: int, publications: Sequence[Publication], end: int) -> bool:
+    """Whether these are all publications from offset `start` to `end`."""
+    for publication in publications:
+        if publication.previous != start:
+            return False
+        start = publication.offset
+    return start == end
 
 
 def renewed(epoch: str, fresh: str) -> str:
@@ -126,7 +137,7 @@ class Stream:
     @property
     def _start(self) -> int:
         """Who stands here, or later, can recover from the ring."""
-        return self.ring[0].offset - 1 if self.ring else self.offset
+        return self.ring[0].previous if self.ring else self.offset
 
     # Arrivals
 
@@ -137,7 +148,7 @@ class Stream:
             return []
         if publication.epoch == self.epoch and publication.offset <= self.offset:
             return []  # late: it was read from the history already
-        if publication.epoch == self.epoch and publication.offset == self.offset + 1:
+        if publication.epoch == self.epoch and publication.previous == self.offset:
             self._advance(publication, now)
             return [publication]
         self._hold(publication)
@@ -176,7 +187,15 @@ class Stream:
         self.reads += 1
         self._settled = len(self._held)
         self._back, self._removed = bool(back), self._removed and bool(self._held)
-        return max(0, self.offset - max(back, 1)) if self.epoch else None
+        return self._behind(max(back, 1)) if self.epoch else None
+
+    def _behind(self, back: int) -> int:
+        """The offset that is so many publications behind the position; leaps that are not remembered do not count."""
+        offset = self.offset - back
+        for publication in reversed(self.ring):
+            if offset < publication.offset - 1:
+                offset -= publication.offset - 1 - publication.previous
+        return max(0, offset)
 
     def is_contradicted(self, kept: Sequence[Publication], top: StreamPosition, now: float) -> bool:
         """Whether the read has found, under the same epoch, another history than the one that was delivered."""
@@ -187,6 +206,8 @@ class Stream:
             return True
         if here is not None or not (self.suspected or self.doubted) or not self.offset:
             return False
+        if any(p.before for p in kept if p.offset > self.offset):
+            return False  # it says itself whether it follows
         # It is not there to prove anything, though it had not ended with its history when the feed was lost; or others
         # have pushed it out, and whether they followed it nobody knows.
         return self._owed or self.newest(now) is not None or len(kept) >= self.history.size
@@ -196,7 +217,7 @@ class Stream:
         None, or if it is another history), and its end. Live again afterwards.
         """
         newer, known = self._newer(kept, top), bool(self.epoch)
-        whole = top.epoch == self.epoch and len(newer) == top.offset - self.offset
+        whole = top.epoch == self.epoch and _leads(self.offset, newer, top.offset)
         lost = known and (not whole or self.is_contradicted(kept, top, now))
         if lost or not known:
             self._reset(top)
@@ -283,7 +304,7 @@ class Stream:
         """Learn what the history has up to the position, and how far it reaches back without a gap."""
         tail: deque[Publication] = deque()
         for publication in reversed([p for p in kept if p.offset <= self.offset]):
-            if publication.offset != self.offset - len(tail):
+            if publication.offset != (tail[0].previous if tail else self.offset):
                 break
             tail.appendleft(publication)
         self._expire(now)
@@ -299,15 +320,18 @@ class Stream:
     def recover(self, since: StreamPosition, limit: int, now: float) -> Recovery | None:
         """What comes after `since`, at most `limit`; None if the history must be read first, back to `limit`.
 
-        A client that stood in another epoch, or further than the channel is, has seen another history. Offset 0
-        without an epoch is the beginning of what was ever published.
+        A client that stood in another epoch, further than the channel is, or where offsets have leapt, has seen another
+        history. Offset 0 without an epoch is the beginning of what was ever published.
         """
         self._expire(now)
-        if since.epoch not in ("", self.epoch) or since.offset > self.offset or self.offset - since.offset > limit:
+        if since.epoch not in ("", self.epoch) or since.offset > self.offset:
             return Recovery(None)
+        missed = [p for p in self.ring if p.offset > since.offset]
         if since.offset >= self._start:
-            return Recovery([p for p in self.ring if p.offset > since.offset])
-        return Recovery(None) if since.offset < self._floor else None
+            whole = len(missed) <= limit and _leads(since.offset, missed, self.offset)
+            return Recovery(missed if whole else None)
+        too_many = self._start - since.offset + len(missed) > limit
+        return Recovery(None) if too_many or since.offset < self._floor else None
 
     def newest(self, now: float) -> Publication | None:
         """The last publication, if the history still has it."""

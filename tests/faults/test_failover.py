@@ -10,13 +10,13 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import pytest
 
 from tests.support.centrifuge import connected
 from tests.support.checker import Checker, all_reach
-from tests.support.deployment import KEY, serving
+from tests.support.deployment import KEY, kill, serving, workers_of
 from tests.support.ledger import Place
 from tests.support.lineage import Fork, line_of
 from tests.support.proxy import Proxy
@@ -88,9 +88,13 @@ async def everybody_has_everything(checkers: list[Checker], publisher: Publisher
 
 
 async def fail_over(
-    servers: tuple[RedisProcess, RedisProcess, Proxy], fork: Fork, checkers: list[Checker], publisher: Publisher
+    servers: tuple[RedisProcess, RedisProcess, Proxy],
+    fork: Fork,
+    checkers: list[Checker],
+    publisher: Publisher,
+    dying: Sequence[int] = (),
 ) -> dict[str, Place]:
-    """The replica falls behind and takes over; where everybody stood before."""
+    """The replica falls behind and takes over; where everybody stood before. Processes that are `dying` end with it."""
     master, replica, proxy = servers
     for _ in range(10):
         await publisher.batch(CHANNELS, parallel=False)
@@ -105,6 +109,8 @@ async def fail_over(
         assert all(len(line_of(client, channel)) == 10 for channel in CHANNELS)
         client.replicaof("no", "one")
     await publish_elsewhere(replica, fork)
+    for pid in dying:
+        kill(pid)
     proxy.route = lambda name: replica.port
     master.kill()
     return before
@@ -145,7 +151,7 @@ async def test_acknowledged_writes_are_lost_in_a_failover(
         assert all(len(checker.stretches[channel]) == 2 for channel in FRESH), checker
         assert checker.events["unsubscribed 2500"] == checker.events["told"] == len(FRESH)
         assert checker.events["connected"] == 1
-    assert "go on in Redis without publications that were delivered" in hub.log
+    assert "lost publications that cannot be recovered" in hub.log
     # Who was away meanwhile brings a position from before; it looks like one of the new history, and is none.
     for _ in range(4):
         async with connected(hub.ws_url) as late:
@@ -153,6 +159,22 @@ async def test_acknowledged_writes_are_lost_in_a_failover(
                 answer = await late.ask("subscribe", channel=channel, recover=True, epoch=epoch, offset=offset)
                 assert answer["was_recovering"] is True
                 assert answer.get("recovered", False) is (channel == QUIET), (channel, answer)
+
+
+async def test_the_workers_die_with_the_master(
+    servers: tuple[RedisProcess, RedisProcess, Proxy],
+    hub: HubProcess,
+    checkers: list[Checker],
+    publisher: Publisher,
+    fork: Fork,
+) -> None:
+    """Nobody is left who knows what was lost, and the places of it are taken; yet all who have heard it are told."""
+    await fail_over(servers, fork, checkers, publisher, workers_of(hub))
+    await has_settled(checkers, publisher, fork)
+    judge(servers[1], fork)
+    for checker in checkers:
+        assert len(checker.stretches[QUIET]) == 1, checker
+        assert all(len(checker.stretches[channel]) == 2 for channel in FRESH), checker
 
 
 async def test_a_failover_that_loses_nothing(

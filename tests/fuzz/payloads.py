@@ -236,7 +236,8 @@ def server_info(data: bytes) -> list[str]:
     server = server_of(data)
     assert server.lineage in data
     assert not server.replica or b"role:slave" in data
-    written = b"role:%b\r\nmaster_replid:%b\r\n" % (b"slave" if server.replica else b"master", server.lineage)
+    role, heir = b"slave" if server.replica else b"master", b"1" if server.heir else b"0"
+    written = b"role:%b\r\nmaster_replid:%b\r\nmaster_replid2:%b\r\n" % (role, server.lineage, heir)
     assert server_of(written) == server
     return [f"{server.replica} {bool(server.lineage)}"]
 

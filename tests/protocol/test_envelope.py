@@ -68,6 +68,12 @@ def test_the_bytes() -> None:
         assert envelope.encode(publication) == payload
         assert envelope.decode(payload) == publication
     assert envelope.positioned(b"t\0hi", 12, "xyz") == b"p12:xyz:t\0hi"
+    leapt = envelope.decode(b"p12:xyz:l7:t\0hi")
+    assert leapt == Publication(b"hi", offset=12, epoch="xyz", before=7)
+    assert (leapt.previous, replace(leapt, before=0).previous) == (7, 11)
+    for wrong in (b"l0:", b"l12:", b"l13:", b"l-1:", b"l:", b"lx:", b"l7"):
+        with pytest.raises(ValueError, match=r"not a publication|invalid literal"):
+            envelope.decode(b"p12:xyz:" + wrong + b"t\0hi")
     assert envelope.membership(True, b"{}") == b"+{}"
     assert envelope.membership(False, b"{}") == b"-{}"
 

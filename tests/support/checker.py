@@ -20,7 +20,7 @@ from msgspec import Raw, Struct
 
 from .centrifuge import PATH
 from .lean_socket import HandshakeRefused, LeanSocket
-from .ledger import Ledger, Place
+from .ledger import Ledger, Place, follows
 
 __all__ = ["FREEZE", "Checker", "Stretch", "all_reach"]
 
@@ -346,7 +346,8 @@ class Checker:
             self._complain("silent change", f"{channel}: from {stretch.epoch, stretch.last} to {publication}")
         self._ledger.hear(self.name, channel, Place(stretch.epoch, publication.offset), publication.data)
         if publication.offset > stretch.last:
-            stretch.missing.update(range(stretch.last + 1, publication.offset))
+            if not follows(publication.offset, stretch.last):  # what a leap leaves out `Fork` finds
+                stretch.missing.update(range(stretch.last + 1, publication.offset))
             stretch.last = publication.offset
         elif publication.offset in stretch.missing:
             stretch.missing.remove(publication.offset)

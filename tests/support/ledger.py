@@ -11,9 +11,11 @@ import time
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
-__all__ = ["Ledger", "Place", "content", "sent_at"]
+__all__ = ["Ledger", "Place", "content", "follows", "sent_at"]
 
 EXAMPLES = 30
+# Where another server goes on with a history, its first publication stands right behind a multiple of this.
+LEAP = 2**20
 
 
 class Place(NamedTuple):
@@ -21,6 +23,11 @@ class Place(NamedTuple):
 
     epoch: str
     offset: int
+
+
+def follows(offset: int, before: int) -> bool:
+    """Whether it may be the next one: right behind, or where offsets have leapt."""
+    return offset == before + 1 or (offset % LEAP == 1 and offset // LEAP > before // LEAP)
 
 
 def content(publisher: str, number: int) -> str:

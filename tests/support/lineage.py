@@ -16,7 +16,7 @@ import redis
 from hub.protocol import envelope
 from hub.types import Publication
 
-from .ledger import Ledger, Place
+from .ledger import Ledger, Place, follows
 
 __all__ = ["Fork", "line_of"]
 
@@ -58,8 +58,12 @@ class Fork(Ledger):
         return sum(len(taken - set(lines[channel].values())) for channel, taken in self.taken.items())
 
     def _judge_stretch(self, where: str, stretch: list[tuple[Place, str]], line: dict[int, str]) -> None:
-        gone = False
+        gone, before = False, stretch[0][0].offset
         for place, text in stretch:
+            leapt = place.offset > before + 1
+            if left_out := [offset for offset in line if leapt and before < offset < place.offset]:
+                self.violation("lost", f"{where}: {left_out} are there, and were not heard before {place}")
+            before = place.offset
             is_there = line.get(place.offset) == text
             if gone and is_there:
                 self.violation("silent fork", f"{where}: {place} {text!r} follows what is lost")
@@ -72,7 +76,7 @@ def _stretches(heard: list[tuple[Place, str]]) -> list[list[tuple[Place, str]]]:
     found: list[list[tuple[Place, str]]] = []
     before = None
     for place, text in heard:
-        if before is None or place != Place(before.epoch, before.offset + 1):
+        if before is None or place.epoch != before.epoch or not follows(place.offset, before.offset):
             found.append([])
         found[-1].append((place, text))
         before = place
@@ -84,7 +88,8 @@ def line_of(client: redis.Redis, channel: str) -> dict[int, str]:
     entries: Any = client.xrange(f"hub:stream:{{{channel}}}")
     line = {}
     for name, fields in entries:
-        event = envelope.decode(fields[b"d"])
+        offset = int(name.split(b"-")[0])
+        event = envelope.decode(envelope.positioned(fields[b"d"], offset, ""))
         assert isinstance(event, Publication)
-        line[int(name.split(b"-")[0])] = event.data.decode().strip('"')
+        line[offset] = event.data.decode().strip('"')
     return line

@@ -9,7 +9,7 @@ from typing import Any
 import hiredis
 
 from hub.errors import BrokerUnavailable
-from hub.redis_link import LinkHandler, Pool
+from hub.redis_link import LinkHandler, Pool, Server
 
 # Of a connection, in seconds.
 LATENCY = 0.01
@@ -24,7 +24,7 @@ class MiniLink:
         self._parser = hiredis.Reader()
         self._pending: deque[list[bytes]] = deque()
         self.role = role
-        self.lineage = server.lineage
+        self.server = Server(False, server.lineage)
         self.lost = False
         # Half-open: what is sent goes nowhere, and nothing comes.
         self.frozen = False
