@@ -133,7 +133,7 @@ def tutorial() -> Iterator[Server]:
 
 SERVERS: dict[str, Contender] = {
     "hub": Contender(title="hub, raw room", start=hub),
-    "hub-long": Contender(title="hub, raw room, messages as long as the channel endpoint's", start=hub_long),
+    "hub-long": Contender(title="hub, raw room, longer messages", start=hub_long),
     "channels": Contender(title="hub, channel endpoint", start=channels),
     "tutorial": Contender(title="FastAPI tutorial, ConnectionManager", start=tutorial),
 }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .plan import Figures
 
-__all__ = ["PEER_TARGETS", "TARGETS", "Medians", "Sample", "Target", "Verdict", "judge", "medians"]
+__all__ = ["GUARDS", "PEER_TARGETS", "TARGETS", "Medians", "Sample", "Target", "Verdict", "judge", "medians"]
 
 COMPARISONS = {">=": operator.ge, "<=": operator.le}
 
@@ -89,6 +89,16 @@ TARGETS = (
     _fan_out(32, 0.85, "hub-long", "channels"),
     _memory("hub", 8, "memory of an idle connection, KiB"),
     _accept(0.7),
+)
+
+# Of a run that is small and short, on a machine that does other things too: what only a regression misses.
+GUARDS = (
+    _fan_out(1, 1.3, "tutorial"),
+    _fan_out(32, 5, "tutorial"),
+    _fan_out(32, 0.6, "hub-long", "channels"),
+    _memory("hub", 8, "memory of an idle connection, raw room, KiB"),
+    _memory("channels", 10, "memory of an idle connection, channel endpoint, KiB"),
+    _accept(1.0),
 )
 
 # Of `make bench-peers`: what is claimed.

@@ -10,22 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import click
-import uvloop
-from rich.console import Console
 from rich.table import Table
 
-from hub.embedded import find_server
 from tests.support.checker import FREEZE, Checker, all_reach
 from tests.support.deployment import KEY, Deployment, running_deployment
 from tests.support.ledger import Ledger, Place
+from tests.support.soaking import finish, nginx_program, on_uvloop, redis_program
 from tests.support.traffic import Traffic
 from tests.support.waiting import eventually
 
@@ -215,17 +211,9 @@ def _table(report: Report) -> Table:
 @click.option("--hubs", "shape", default="3", show_default=True, help="Workers of each `hub serve`: 1,1,1 are three.")
 def main(shape: str, **options: float) -> None:
     """Kill and cut while everybody listens; the exit status is 1 if anything was lost, repeated or turned round."""
-    redis, nginx = find_server(), shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
-    if redis is None or nginx is None:
-        raise click.ClickException("this needs a Redis or Valkey server and nginx")
     plan = Plan(**options, shape=tuple(map(int, shape.split(","))))  # type: ignore[arg-type]
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        report = runner.run(run(plan, str(redis[0]), nginx))
-    console = Console()
-    console.print(_table(report))
-    for example in report.ledger.examples:
-        console.print(example, style="red", markup=False)
-    sys.exit(1 if report.violations else 0)
+    report = on_uvloop(run(plan, redis_program(), nginx_program()))
+    finish(_table(report), report.ledger, good=not report.violations)
 
 
 if __name__ == "__main__":

@@ -11,23 +11,20 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import click
-import uvloop
-from rich.console import Console
 from rich.table import Table
 
-from hub.embedded import find_server
 from tests.schedules import FAULTS, Place, fail_over, kill_a_worker, place, wipe
 from tests.support.checker import Checker, all_reach
 from tests.support.deployment import KEY, workers_of
 from tests.support.figures import memory, open_files
 from tests.support.ledger import Ledger
+from tests.support.soaking import finish, on_uvloop, redis_program, verdict
 from tests.support.traffic import Traffic
 from tests.support.waiting import eventually
 
@@ -205,7 +202,7 @@ def _table(report: Report) -> Table:
         "deliveries": f"{ledger.deliveries}",
         "connections, recoveries": f"{report.events['connected']}, {report.events['recovered']}",
         "slowest delivery": f"{ledger.slowest:.2f} s",
-        "all violations": ", ".join(f"{count} {kind}" for kind, count in ledger.violations.items()) or "none",
+        "all violations": verdict(ledger),
         "memory in ten minutes": f"{report.growth:+.2%} at most",
         "before": f"{report.before}",
         "after": f"{report.after}",
@@ -224,20 +221,13 @@ def _table(report: Report) -> Table:
 @click.option("--seed", default=Plan().seed, show_default=True, help="Of the faults and when clients go.")
 def main(**options: float) -> None:
     """A random fault again and again under load; the exit status is 1 if anything was lost or did not come back."""
-    redis = find_server()
-    if redis is None:
-        raise click.ClickException("this needs a Redis or Valkey server")
     plan = Plan(**options)  # type: ignore[arg-type]
-    with place(str(redis[0]), WORKERS) as at, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        report = runner.run(run(plan, at))
+    with place(redis_program(), WORKERS) as at:
+        report = on_uvloop(run(plan, at))
         log = at.hub.log
-    console = Console()
     if not report.good:
-        console.print(log, markup=False)
-    console.print(_table(report))
-    for example in report.ledger.examples:
-        console.print(example, style="red", markup=False)
-    sys.exit(0 if report.good else 1)
+        click.echo(log)
+    finish(_table(report), report.ledger, good=report.good)
 
 
 if __name__ == "__main__":

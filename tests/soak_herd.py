@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import click
-import uvloop
-from rich.console import Console
 from rich.table import Table
 
-from hub.embedded import find_server
 from tests.support.attackers import allow_many_sockets
 from tests.support.checker import Checker, all_reach
 from tests.support.deployment import KEY, kill
 from tests.support.figures import quantile
 from tests.support.fleet import Fleet, running_fleet
 from tests.support.ledger import Ledger
+from tests.support.soaking import finish, nginx_program, on_uvloop, redis_program, verdict
 from tests.support.traffic import Traffic
 from tests.support.waiting import eventually
 
@@ -153,7 +149,7 @@ def table(report: Report) -> Table:
         "last refusal": f"{report.refusals[-1][0]:.2f} s after the kill" if report.refusals else "",
         "recoveries": f"{events['recovered']}, of which not complete: {events['told']}",
         "deliveries": f"{report.ledger.deliveries}, the slowest after {report.ledger.slowest:.2f} s",
-        "all violations": ", ".join(f"{count} {kind}" for kind, count in report.ledger.violations.items()) or "none",
+        "all violations": verdict(report.ledger),
     }
     for name, value in rows.items():
         shown.add_row(name, value)
@@ -172,17 +168,9 @@ def table(report: Report) -> Table:
 @click.option("--seed", default=Plan().seed, show_default=True)
 def main(**options: Any) -> None:
     """Kill workers; the exit status is 1 if their clients are not back in time and complete."""
-    redis, nginx = find_server(), shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
-    if redis is None or nginx is None:
-        raise click.ClickException("this needs a Redis or Valkey server and nginx")
     allow_many_sockets()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        report = runner.run(run(Plan(**options), str(redis[0]), nginx))
-    console = Console()
-    console.print(table(report))
-    for example in report.ledger.examples:
-        console.print(example, style="red", markup=False)
-    sys.exit(1 if report.ledger.violations else 0)
+    report = on_uvloop(run(Plan(**options), redis_program(), nginx_program()))
+    finish(table(report), report.ledger, good=not report.ledger.violations)
 
 
 if __name__ == "__main__":

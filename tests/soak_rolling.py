@@ -10,25 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import click
-import uvloop
-from rich.console import Console
 from rich.table import Table
 
-from hub.embedded import find_server
 from tests.support.attackers import allow_many_sockets
 from tests.support.checker import Checker, all_reach
 from tests.support.deployment import KEY
 from tests.support.figures import most_in_a_second, quantile
 from tests.support.fleet import Fleet, Intake, Replica, running_fleet
 from tests.support.ledger import Ledger
+from tests.support.soaking import finish, nginx_program, on_uvloop, redis_program, verdict
 from tests.support.traffic import Traffic
 from tests.support.waiting import eventually
 
@@ -202,7 +198,7 @@ def table(report: Report) -> Table:
         "handshakes refused, by status": ", ".join(f"{count} x {code}" for code, count in refused.items()) or "none",
         "recoveries": f"{events['recovered']}, of which not complete: {events['told']}",
         "deliveries": f"{report.ledger.deliveries}, the slowest after {report.ledger.slowest:.2f} s",
-        "all violations": ", ".join(f"{count} {kind}" for kind, count in report.ledger.violations.items()) or "none",
+        "all violations": verdict(report.ledger),
     }
     for name, value in rows.items():
         shown.add_row(name, value)
@@ -223,17 +219,9 @@ def _seconds(values: list[float]) -> str:
 @click.option("--seed", default=Plan().seed, show_default=True)
 def main(**options: int) -> None:
     """Restart three replicas one after another; the exit status is 1 if anybody noticed more than a reconnect."""
-    redis, nginx = find_server(), shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
-    if redis is None or nginx is None:
-        raise click.ClickException("this needs a Redis or Valkey server and nginx")
     allow_many_sockets()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        report = runner.run(run(Plan(**options), str(redis[0]), nginx))
-    console = Console()
-    console.print(table(report))
-    for example in report.ledger.examples:
-        console.print(example, style="red", markup=False)
-    sys.exit(1 if report.ledger.violations else 0)
+    report = on_uvloop(run(Plan(**options), redis_program(), nginx_program()))
+    finish(table(report), report.ledger, good=not report.ledger.violations)
 
 
 if __name__ == "__main__":

@@ -57,10 +57,10 @@ def listeners(redis_server: EmbeddedServer) -> Iterator[Callable[[str], int]]:
     client.close()
 
 
-async def spread(join: Callable[[], Awaitable[T]], workers: Callable[[], int], at_least: int = 2) -> list[T]:
-    """Let clients join until they are on enough workers; which worker accepts one is the kernel's choice."""
+async def spread(join: Callable[[], Awaitable[T]], workers: Callable[[], int]) -> list[T]:
+    """Let clients join until they are on two workers; which worker accepts one is the kernel's choice."""
     clients: list[T] = []
-    while workers() < at_least:
+    while workers() < 2:
         assert len(clients) < 60, f"60 clients on {workers()} workers"
         clients.append(await join())
     return clients
@@ -171,7 +171,7 @@ async def say(page: Page, text: str) -> None:
 async def test_the_chat_in_windows(program: Program, listeners: Callable[[str], int], browser: Browser) -> None:  # noqa: F811
     """(c) Its page in windows on different workers: what one says, all read; its own sender reads it twice."""
     with program("chat") as server:
-        pages = await spread(lambda: open_page(browser, server.url), lambda: listeners("*"), at_least=2)
+        pages = await spread(lambda: open_page(browser, server.url), lambda: listeners("*"))
         ids = [await page.inner_text("#ws-id") for page in pages]
         await say(pages[0], "hello <b>all</b>")
         said = f"Client #{ids[0]} says: hello <b>all</b>"
@@ -193,7 +193,7 @@ async def test_the_inlined_page(
 ) -> None:
     """(e) Text box and button in windows on different workers: all read the same, in the same order."""
     with program("page", ws) as server:
-        pages = await spread(lambda: open_page(browser, server.url), lambda: listeners("lobby"), at_least=2)
+        pages = await spread(lambda: open_page(browser, server.url), lambda: listeners("lobby"))
         for number, page in enumerate(pages):
             await say(page, f"message {number}")
             for other in pages:
@@ -213,7 +213,7 @@ async def test_the_template_page(program: Program, listeners: Callable[[str], in
     room = "tea & <cake>"
     with program("template") as server:
         url = f"{server.url}/rooms/{urllib.request.quote(room)}"
-        pages = await spread(lambda: open_page(browser, url), lambda: listeners("tea*"), at_least=2)
+        pages = await spread(lambda: open_page(browser, url), lambda: listeners("tea*"))
         elsewhere = await open_page(browser, f"{server.url}/rooms/cellar")
         await expect(pages[0].locator("h1")).to_have_text(room)
         await expect(pages[0].get_by_role("status")).to_have_text("connected")
