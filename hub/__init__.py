@@ -1,7 +1,8 @@
 """A Redis-backed, horizontally scalable WebSocket broadcast hub for FastAPI.
 
 Public: `Hub` to embed, `Settings` and `ChannelOptions` to configure it, `User` and `Refused` for its decorators, the
-exceptions; `hub.compat` for code of the FastAPI tutorial; `hub.wire:HubProtocol` as uvicorn's WebSocket class.
+exceptions; `hub.sync.Publisher` to publish without an event loop; `hub.compat` for code of the FastAPI tutorial and of
+broadcaster; `hub.wire:HubProtocol` as uvicorn's WebSocket class.
 """
 
 __version__ = "0.1.0"

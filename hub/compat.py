@@ -18,6 +18,8 @@ same four methods and the same list; what it broadcasts travels through Redis. T
             manager.disconnect(websocket)
 
 The endpoint keeps the reading side of its connection. The writing side is shared: broadcasts go past the endpoint.
+
+From here too: `Broadcast` and its kin, for programs on encode/broadcaster (see `hub.broadcast`).
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from weakref import WeakKeyDictionary, finalize, ref
 from starlette.exceptions import WebSocketException
 from starlette.websockets import WebSocket, WebSocketState
 
+from .broadcast import Broadcast, BroadcastBackend, Event, MessagesLost, Subscriber, Unsubscribed
 from .broker import Deliver, Listener
 from .config import Settings
 from .embed import Hub
@@ -44,7 +47,15 @@ from .plain import PlainWire
 from .types import DataKind, channel_name
 from .ws import wire_of
 
-__all__ = ["ConnectionManager"]
+__all__ = [
+    "Broadcast",
+    "BroadcastBackend",
+    "ConnectionManager",
+    "Event",
+    "MessagesLost",
+    "Subscriber",
+    "Unsubscribed",
+]
 
 
 class ConnectionManager:

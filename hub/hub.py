@@ -9,23 +9,22 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
-import msgspec
 from msgspec.structs import replace
 
 from .broker import Broker
 from .deadlines import Deadlines
 from .delivery import Delivery
-from .errors import BrokerUnavailable, Errors, MessageTooBig, Refused
+from .errors import BrokerUnavailable, Errors, Refused
 from .log import Throttled
-from .namespaces import ChannelOptions, Namespaces
+from .namespaces import Namespaces
 from .protocol import envelope
 from .protocol.forms import RAW, Form
 from .protocol.replies import read_client_info
+from .publishing import Order, check_size, prepare, publication_of
 from .registry import Channel, Registry, Subscriber
 from .streams import Streams
 from .types import (
     ClientInfo,
-    DataKind,
     History,
     PresenceStats,
     Publication,
@@ -37,23 +36,6 @@ from .types import (
 __all__ = ["HubCore", "publication_of"]
 
 log = logging.getLogger("hub")
-
-
-def publication_of(data: Any, exclude: bytes = b"", tags: Mapping[str, str] | None = None) -> Publication:
-    """How Python values travel: `bytes` as a binary message, `str` as the text that it is, all else as JSON text.
-
-    Raises TypeError for what JSON cannot say, and for tags that are not texts.
-    """
-    if tags and not all(isinstance(value, str) for value in tags.values()):
-        raise TypeError(f"the values of tags must be texts: {dict(tags)!r:.200}")
-    if isinstance(data, bytes | bytearray | memoryview):
-        return Publication(bytes(data), DataKind.BINARY, exclude, tags=tags)
-    if isinstance(data, str):
-        return Publication(data.encode(), DataKind.TEXT, exclude, tags=tags)
-    if isinstance(data, msgspec.Raw):  # JSON already; protocol frames are separated by line breaks
-        bytes(data).decode()  # msgspec does not look into texts
-        return Publication(msgspec.json.format(bytes(data), indent=-1), DataKind.JSON, exclude, tags=tags)
-    return Publication(msgspec.json.encode(data), DataKind.JSON, exclude, tags=tags)
 
 
 class HubCore:
@@ -162,28 +144,40 @@ class HubCore:
         publication may have been sent), InvalidChannel, MessageTooBig, TypeError for what JSON cannot say.
         """
         await self.start()
-        options = self.namespaces.find(channel_name(channel))
-        publication = publication_of(data, exclude, tags)
-        if known:
-            _require_welcome(options, publication)
-        if delta:
-            publication = replace(publication, delta=True)
-        kept = not skip_history and self.namespaces.of_room(channel).history is not None
+        return await self.issue(
+            prepare(
+                self.namespaces,
+                channel,
+                data,
+                exclude,
+                tags,
+                idempotency_key,
+                version,
+                version_epoch,
+                skip_history,
+                delta,
+                known,
+            )
+        )
+
+    async def issue(self, order: Order) -> PublishResult:
+        """`publish` what is prepared; the hub must be started. Raises BrokerUnavailable, MessageTooBig."""
+        payload = envelope.encode(self._take(order.publication))
         try:
-            if kept or idempotency_key or version:
-                return await self.append(
-                    channel_name(channel),
-                    publication,
-                    idempotency_key=idempotency_key,
-                    version=version,
-                    version_epoch=version_epoch,
-                    skip_history=skip_history,
-                )
-            await self.broker.publish(channel_name(channel), envelope.encode(self._take(publication)))
+            if order.plain:
+                await self.broker.publish(order.channel, payload)
+                return PublishResult()
+            return await self.broker.append(
+                order.channel,
+                payload,
+                history=order.history,
+                idempotency_key=order.idempotency_key,
+                version=order.version,
+                version_epoch=order.version_epoch,
+            )
         except BrokerUnavailable as error:
             self.unsent.add(last=str(error))
             raise
-        return PublishResult()
 
     def send(self, channel: str, publication: Publication) -> asyncio.Future[Any]:
         """Publish without waiting, for callers that keep an order. Raises MessageTooBig."""
@@ -191,36 +185,16 @@ class HubCore:
             return self.append(channel, publication)
         return self.broker.publish(channel, envelope.encode(self._take(publication)))
 
-    def append(
-        self,
-        channel: str,
-        publication: Publication,
-        *,
-        idempotency_key: str = "",
-        version: int = 0,
-        version_epoch: str = "",
-        skip_history: bool = False,
-    ) -> asyncio.Future[PublishResult]:
+    def append(self, channel: str, publication: Publication) -> asyncio.Future[PublishResult]:
         """Publish into the history, as the channel's namespace has it. Raises MessageTooBig."""
         options = self.namespaces.of_room(channel)
         if options.delta_publish and not publication.delta:
             publication = replace(publication, delta=True)
-        return self.broker.append(
-            channel,
-            envelope.encode(self._take(publication)),
-            history=None if skip_history else options.history,
-            idempotency_key=idempotency_key,
-            version=version,
-            version_epoch=version_epoch,
-        )
+        return self.broker.append(channel, envelope.encode(self._take(publication)), history=options.history)
 
     def _take(self, publication: Publication) -> Publication:
         """Count it, if it is not too big."""
-        size = len(publication.data)
-        if size > self._max_message_size:
-            raise MessageTooBig(
-                f"the message has {size} bytes, allowed are {self._max_message_size} (HUB_MAX_MESSAGE_SIZE)"
-            )
+        size = check_size(publication, self._max_message_size)
         self.taken += 1
         self.taken_bytes += size
         return publication
@@ -376,11 +350,3 @@ class HubCore:
 
     def on_control(self, payload: bytes) -> None:
         """Called by the broker for what workers tell each other; see `hub.control`."""
-
-
-def _require_welcome(options: ChannelOptions | None, publication: Publication) -> None:
-    """The channel's namespace is known and takes such data. Raises Refused."""
-    if options is None:
-        raise Refused(Errors.UNKNOWN_CHANNEL)
-    if complaint := options.complaint(publication.data, binary=publication.kind is DataKind.BINARY):
-        raise Refused(Errors.BAD_REQUEST, complaint)

@@ -26,6 +26,7 @@ from .control import HubNode
 from .errors import Disconnects, table
 from .histogram import Histogram
 from .http import refused_requests
+from .inbox import lost_messages
 from .plain import dropped_messages, open_wires
 from .pubsub import RedisBroker
 from .redis_presence import malformed_entries
@@ -114,7 +115,7 @@ def _slow(vitals: Vitals) -> Reading:
 
 
 def _dropped(vitals: Vitals) -> Reading:
-    slow = dropped_messages() + sum(server.dropped.total for server in wire_servers())
+    slow = dropped_messages() + lost_messages() + sum(server.dropped.total for server in wire_servers())
     return {"slow_reader": slow, "fault": vitals.hub.delivery.failed}
 
 

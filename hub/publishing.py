@@ -1,0 +1,102 @@
+"""A publication before it is sent: from the caller's values to what the broker is asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from .errors import Errors, MessageTooBig, Refused
+from .namespaces import ChannelOptions, Namespaces
+from .types import DataKind, HistoryOptions, Publication, channel_name
+
+__all__ = ["Order", "PublishOptions", "check_size", "prepare", "publication_of"]
+
+
+class PublishOptions(TypedDict, total=False):
+    """What may be said of a publication besides channel and data; `Hub.publish` says what each means."""
+
+    exclude: bytes
+    tags: Mapping[str, str] | None
+    idempotency_key: str
+    version: int
+    version_epoch: str
+    skip_history: bool
+    delta: bool
+    known: bool
+
+
+class Order(Struct, frozen=True):
+    """A publication, and how the broker is to publish it."""
+
+    channel: str
+    publication: Publication
+    # None: it is not kept.
+    history: HistoryOptions | None
+    idempotency_key: str
+    version: int
+    version_epoch: str
+    # It is only passed on: there is nothing to keep and nothing to compare.
+    plain: bool
+
+
+def prepare(
+    namespaces: Namespaces,
+    channel: str,
+    data: Any,
+    exclude: bytes = b"",
+    tags: Mapping[str, str] | None = None,
+    idempotency_key: str = "",
+    version: int = 0,
+    version_epoch: str = "",
+    skip_history: bool = False,
+    delta: bool = False,
+    known: bool = False,
+) -> Order:
+    """Check everything but the size. Raises InvalidChannel, TypeError, Refused (with `known`)."""
+    found = namespaces.find(channel_name(channel))
+    publication = publication_of(data, exclude, tags)
+    if known:
+        _require_welcome(found, publication)
+    options = found or namespaces.without
+    history = None if skip_history else options.history
+    plain = history is None and not idempotency_key and not version
+    if delta or (options.delta_publish and not plain):
+        publication = replace(publication, delta=True)
+    return Order(channel, publication, history, idempotency_key, version, version_epoch, plain)
+
+
+def publication_of(data: Any, exclude: bytes = b"", tags: Mapping[str, str] | None = None) -> Publication:
+    """How Python values travel: `bytes` as a binary message, `str` as the text that it is, all else as JSON text.
+
+    Raises TypeError for what JSON cannot say, and for tags that are not texts.
+    """
+    if tags and not all(isinstance(value, str) for value in tags.values()):
+        raise TypeError(f"the values of tags must be texts: {dict(tags)!r:.200}")
+    if isinstance(data, bytes | bytearray | memoryview):
+        return Publication(bytes(data), DataKind.BINARY, exclude, tags=tags)
+    if isinstance(data, str):
+        return Publication(data.encode(), DataKind.TEXT, exclude, tags=tags)
+    if isinstance(data, msgspec.Raw):  # JSON already; protocol frames are separated by line breaks
+        bytes(data).decode()  # msgspec does not look into texts
+        return Publication(msgspec.json.format(bytes(data), indent=-1), DataKind.JSON, exclude, tags=tags)
+    return Publication(msgspec.json.encode(data), DataKind.JSON, exclude, tags=tags)
+
+
+def check_size(publication: Publication, most: int) -> int:
+    """The bytes of its data. Raises MessageTooBig."""
+    size = len(publication.data)
+    if size > most:
+        raise MessageTooBig(f"the message has {size} bytes, allowed are {most} (HUB_MAX_MESSAGE_SIZE)")
+    return size
+
+
+def _require_welcome(options: ChannelOptions | None, publication: Publication) -> None:
+    """The channel's namespace is known and takes such data. Raises Refused."""
+    if options is None:
+        raise Refused(Errors.UNKNOWN_CHANNEL)
+    if complaint := options.complaint(publication.data, binary=publication.kind is DataKind.BINARY):
+        raise Refused(Errors.BAD_REQUEST, complaint)
