@@ -85,6 +85,8 @@ def _accept(bound: float) -> Target:
 TARGETS = (
     _fan_out(1, 1.8, "tutorial"),
     _fan_out(32, 10, "tutorial"),
+    _fan_out(1, 0.85, "hub", "channels"),
+    _fan_out(32, 0.85, "hub", "channels"),
     _fan_out(1, 0.85, "hub-long", "channels"),
     _fan_out(32, 0.85, "hub-long", "channels"),
     _memory("hub", 8, "memory of an idle connection, KiB"),

@@ -4,6 +4,7 @@
     <prefix>:meta:{<channel>}          hash: `s` offset of the last one, `e` epoch, `v` and `ve` version and its epoch,
                                        `l` lineage of the server that took it
     <prefix>:result:{<channel>}:<key>  `<offset>:<epoch>` of the publication with that idempotency key
+    <prefix>:lineage                   lineage of the server, if it goes on with what others have copies of
 
 The stream goes with its ttl; the meta hash outlives it, so that a position from before is known to be an old one.
 """
