@@ -8,7 +8,8 @@ install: .venv/ready ## make .venv with the hub and its development tools
 run: install ## start the hub with everything it needs
 	@$(BIN)/hub serve --workers 2
 test: install ## run the tests, three files at a time: most of them wait for something most of the time
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone"
+	@$(BIN)/python -m pytest -m alone
 test-sdk: install ; @$(BIN)/python -m pytest -m sdk tests/sdk
 lint: install ; @$(BIN)/ruff check . && $(BIN)/ruff format --check .
 types: install ; @$(BIN)/mypy

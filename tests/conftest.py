@@ -25,6 +25,13 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
     return {**loops, "uvloop": uvloop.new_event_loop} if item.get_closest_marker("both_loops") else loops
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A bound on real time that is missed says little; one that is missed three times does."""
+    for item in items:
+        if item.get_closest_marker("timed"):
+            item.add_marker(pytest.mark.flaky(reruns=2))
+
+
 @pytest.fixture(scope="session")
 def redis_binary() -> str:
     """The path of a real Redis or Valkey server."""

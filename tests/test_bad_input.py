@@ -18,6 +18,8 @@ from tests.support.garbage import random_frames
 from tests.support.server import HubProcess, hub_serve
 from tests.support.sockets import HANDSHAKE
 
+pytestmark = pytest.mark.timed
+
 HANDSHAKE_TIMEOUT = 2
 MAX_MESSAGE_SIZE = 1_000_000
 # Deadlines are checked four times a second, and this machine is not the fastest.

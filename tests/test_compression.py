@@ -29,6 +29,8 @@ from tests.support.sockets import HANDSHAKE, upgraded
 from tests.support.transport import FakeTransport, Recorder, Worker
 from tests.test_wire import Raw, hub_on_uvicorn, raw
 
+pytestmark = pytest.mark.timed
+
 OFFER = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
 PROSE = "It was the best of times, it was the worst of times. " * 40
 

@@ -17,6 +17,8 @@ from hub.embedded import EmbeddedServer, find_server
 from hub.errors import ConfigError
 from tests.support.processes import wait_gone
 
+pytestmark = pytest.mark.timed
+
 LIFELINES = pytest.mark.parametrize("lifeline", [False, True], ids=["kernel", "shell"])
 
 # Starts a server, tells its folder, and waits to be killed.

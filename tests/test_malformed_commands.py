@@ -27,6 +27,8 @@ from tests.support import garbage
 from tests.support.centrifuge import PATH, Client, Json, client, connected
 from tests.support.server import HubProcess, hub_serve
 
+pytestmark = pytest.mark.timed
+
 MAX_MESSAGE_SIZE = 65536
 
 # Tokens are asked for, nobody may do what is not allowed here.

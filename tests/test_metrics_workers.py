@@ -29,10 +29,13 @@ from tests.support.processes import children, wait_gone
 from tests.support.server import HubProcess, hub_serve
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.timed
+
 # A process with this folder in PYTHONPATH does as a blocking handler does when it gets the signal.
 BLOCKS_ON_SIGNAL = """
-import signal, time
+import os, signal, time
 def a_blocking_handler(*_):
+    os.write(2, b"blocked\\n")
     time.sleep(5)
 signal.signal(signal.SIGUSR2, a_blocking_handler)
 """
@@ -295,6 +298,7 @@ async def test_a_worker_that_is_blocked(tmp_path: Path) -> None:
     with serving(PYTHONPATH=str(tmp_path)) as hub:
         before = time.monotonic()
         os.kill(workers(hub)[0], signal.SIGUSR2)
+        await eventually(lambda: "blocked" in hub.log)  # who is asked before answers for itself, afterwards
         states = await eventually_ready(hub, 503)
         assert sorted(states.values()) == ["no answer", "ready"]
         await eventually(lambda: "the event loop has stood still for" in hub.log)

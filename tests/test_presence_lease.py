@@ -21,6 +21,8 @@ from hub.redis_presence import _WRITE, BATCH, PIPELINE, RedisPresence
 from tests.support.presence import Worker, alternates, balance, comings, info
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.timed
+
 # Seconds; the tests wait for it to end.
 LEASE = 1.0
 

@@ -23,6 +23,8 @@ from tests.support.room import Member, room_across
 from tests.support.server import HubProcess, hub_serve
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.timed
+
 
 def workers(hub: HubProcess) -> list[int]:
     return children(hub.pid, "hub.worker")

@@ -21,6 +21,8 @@ from tests.support.canary import worker_of
 from tests.support.server import HubProcess, hub_serve
 from tests.support.sockets import receive_all, upgraded
 
+pytestmark = pytest.mark.timed
+
 CLIENTS = 1000
 PAYLOAD = 16384
 FRAME = PAYLOAD + 4

@@ -15,6 +15,8 @@ from hub import Hub, Settings, watchdog
 from hub.watchdog import Watchdog
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.timed
+
 LIMIT = 0.2
 
 

@@ -22,6 +22,8 @@ from tests.support.server import HubProcess, hub_serve
 from tests.support.silence import vanish
 from tests.support.sockets import HANDSHAKE, upgraded
 
+pytestmark = pytest.mark.timed
+
 # Deadlines are looked at four times a second; the rest is this machine.
 SLACK = 1.5
 MEGABYTE = 2**20

@@ -19,6 +19,8 @@ from tests.support.redis import RedisProcess, running_redis
 from tests.support.server import HubProcess, hub_serve
 from tests.support.sockets import HANDSHAKE, receive_all, upgraded
 
+pytestmark = pytest.mark.timed
+
 FILES = 256
 # WebSockets that get in, and connections of any kind.
 ROOM, MOST = limits(FILES)

@@ -27,6 +27,8 @@ from tests.support.traffic import Publisher
 from tests.support.waiting import eventually
 from tests.support.writer import Writer
 
+pytestmark = pytest.mark.timed
+
 # What the new master lacks of each channel, and how many it has got instead before the hub comes.
 LOST = 5
 FRESH = {"behind": 0, "before": LOST - 2, "at": LOST, "after": LOST + 3}

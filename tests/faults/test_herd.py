@@ -24,7 +24,7 @@ from tests.support.sockets import HANDSHAKE
 from tests.support.traffic import Traffic
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timed]
 
 CHANNELS = [f"news-{number}" for number in range(6)]
 CLIENTS = 30

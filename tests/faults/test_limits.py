@@ -25,6 +25,8 @@ from tests.support.traffic import Publisher, Traffic
 from tests.support.waiting import eventually
 from tests.support.writer import Writer
 
+pytestmark = pytest.mark.timed
+
 CHANNELS = ["one", "two", "three"]
 WORKERS, CLIENTS = 2, 8
 # Milliseconds and commands; shorter and longer than the hub waits.

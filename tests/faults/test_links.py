@@ -23,6 +23,8 @@ from tests.support.server import HubProcess
 from tests.support.traffic import Publisher, Traffic
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.timed
+
 CHANNELS = ["one", "two", "three"]
 CLIENTS = 8
 # Seconds; longer than the hub believes in a silent connection.

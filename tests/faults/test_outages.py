@@ -26,6 +26,8 @@ from tests.support.server import HubProcess
 from tests.support.traffic import Publisher
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.timed
+
 CHANNELS = ["one", "two", "three"]
 CLIENTS, PUBLISHERS = 8, 4
 FULL = os.environ.get("HUB_FAULTS") == "full"

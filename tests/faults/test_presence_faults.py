@@ -24,6 +24,8 @@ from tests.support.proxy import proxy_to
 from tests.support.redis import RedisProcess, running_redis
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.timed
+
 # Seconds; the tests wait for it to end.
 LEASE = 1.5
 # The one after which a killed process is looked for: at full size that which a hub has without settings.

@@ -28,6 +28,8 @@ from tests.support.room import room_across
 from tests.support.server import HubProcess, hub_serve
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.timed
+
 # Seconds, as promised in the documentation.
 RESUME_WITHIN = 2.0
 DETECT_WITHIN = 5.0

@@ -13,7 +13,7 @@ from tests.soak_rolling import Plan, run
 from tests.support import needs
 from tests.support.server import hub_serve
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timed]
 
 
 async def test_three_replicas_one_after_another(redis_binary: str) -> None:

@@ -24,6 +24,8 @@ from tests.support.sentinel import SERVICE, SentinelProcess, Watched, watched
 from tests.support.traffic import Publisher, Traffic
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.timed
+
 CHANNELS = ["one", "two", "three"]
 RESUME_WITHIN = 3.0
 NOTICE_WITHIN = 10.0

@@ -132,6 +132,7 @@ async def test_refreshing_unasked(hub: HubProcess) -> None:
         assert await bob.closed() == (3501, DISCONNECTS[3501])
 
 
+@pytest.mark.timed
 async def test_connecting_with_an_expired_token(hub: HubProcess) -> None:
     """Error 109, then a close within 5 s after which SDKs come back; a further command ends it at once."""
     expired = token(sub="42", exp=past())

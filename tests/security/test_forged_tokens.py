@@ -19,6 +19,8 @@ from hub.tokens import TokenInvalid, TokenKeys, TokenVerifier
 from tests.support.pem import private_pem, public_pem
 from tests.support.security_keys import jwk, key_endpoint
 
+pytestmark = pytest.mark.timed
+
 SECRET = "a secret of the operator, more than 32 bytes"
 RSA = rsa.generate_private_key(65537, 2048)
 EC = ec.generate_private_key(ec.SECP256R1())

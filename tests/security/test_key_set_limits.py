@@ -21,6 +21,8 @@ from tests.support.security_keys import HEAD, KeyEndpoint, jwk, key_endpoint
 from tests.support.security_tls import tls_in_front
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.timed
+
 KEY = rsa.generate_private_key(65537, 2048)
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 
-async def eventually(condition: Callable[[], object], timeout: float = 5) -> None:
+async def eventually(condition: Callable[[], object], timeout: float = 20) -> None:
     """Return once `condition()` is true. Raises TimeoutError."""
     async with asyncio.timeout(timeout):
         while True:
