@@ -31,7 +31,7 @@ from .types import channel_name
 
 __all__ = ["Asker", "Authority", "Grant", "Hooks", "Principal", "RoomRights", "User", "as_python"]
 
-log = logging.getLogger("hub.client")
+log: logging.Logger = logging.getLogger("hub.client")
 
 # What stands before the users of a channel that only they may enter: `dialog#7,12`.
 LIMITED = "#"
@@ -83,15 +83,18 @@ class RoomRights(NamedTuple):
 
 
 class Asker(Protocol):
-    """The client that wants something, as hooks see it."""
+    """The client that wants something, as the application's functions get it."""
 
     @property
-    def client_id(self) -> str: ...
+    def client_id(self) -> str:
+        """The connection's id, as presence lists it; empty for a raw client."""
 
     @property
-    def user(self) -> str: ...
+    def user(self) -> str:
+        """The user's id; empty for an anonymous or raw client."""
 
-    def is_subscribed(self, channel: str) -> bool: ...
+    def is_subscribed(self, channel: str) -> bool:
+        """Whether this connection is subscribed to `channel` now; False for a raw client."""
 
 
 class _RawAsker:
@@ -140,12 +143,12 @@ class Authority:
         keys = _token_keys(settings)
         # What clients may show in place of a signed token; None without one.
         self._static = settings.token.get_secret_value().encode() if settings.token else None
-        self.hooks = Hooks()
+        self.hooks: Hooks = Hooks()
         self.namespaces = namespaces
-        self.insecure = settings.client_insecure
+        self.insecure: bool = settings.client_insecure
         self._tokens = TokenVerifier(keys)
-        self.invalid_tokens = Throttled(log, logging.INFO, "%d tokens were refused")
-        self.unverified_tokens = Throttled(log, logging.ERROR, "%d tokens could not be verified")
+        self.invalid_tokens: Throttled = Throttled(log, logging.INFO, "%d tokens were refused")
+        self.unverified_tokens: Throttled = Throttled(log, logging.ERROR, "%d tokens could not be verified")
         anonymous = settings.allow_anonymous_connect_without_token
         self._anonymous = self.insecure or (anonymous if anonymous is not None else not (keys.any or self._static))
         self._personal = settings.subscribe_to_user_personal_channel
@@ -356,19 +359,10 @@ class Authority:
 
     def may(self, asker: Asker, channel: str, options: ChannelOptions, what: str) -> bool:
         """Whether the namespace lets a client do `what` (presence, history) as a subscriber of `channel`."""
-        return self._allowed(asker, channel, options, what, subscribed=True)
+        return self.insecure or options.permissions[what].given(asker.user, subscribed=True)
 
-    def _allowed(
-        self, asker: Asker, channel: str, options: ChannelOptions, what: str, *, subscribed: bool | None = None
-    ) -> bool:
-        if self.insecure:
-            return True
-        if subscribed is None:
-            subscribed = asker.is_subscribed(channel)
-        by_role = getattr(options, f"allow_{what}_for_client") or (
-            subscribed and getattr(options, f"allow_{what}_for_subscriber")
-        )
-        return by_role and (bool(asker.user) or getattr(options, f"allow_{what}_for_anonymous"))
+    def _allowed(self, asker: Asker, channel: str, options: ChannelOptions, what: str) -> bool:
+        return self.insecure or options.permissions[what].given(asker.user, asker.is_subscribed(channel))
 
 
 def _overridden(options: ChannelOptions, override: Override) -> ChannelOptions:

@@ -6,15 +6,15 @@ Names are those of Centrifugo where it has the option. Everything is off unless 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from functools import cached_property
-from typing import Annotated, Any, Literal
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from .types import HistoryOptions
 
-__all__ = ["BUILT_IN", "OPEN", "ChannelOptions", "Namespaces", "namespace_of"]
+__all__ = ["BUILT_IN", "OPEN", "ChannelOptions", "Namespaces", "Rules", "namespace_of"]
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -30,13 +30,47 @@ def _seconds(value: Any) -> Any:
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
+# Channels whose options are remembered: finding them anew takes ten times as long, of every publication.
+REMEMBERED = 4096
+
+
+class Permission(NamedTuple):
+    """Who may do a thing: clients, clients that are subscribed; and of these also such without a user id."""
+
+    client: bool
+    subscriber: bool
+    anonymous: bool
+
+    def given(self, user: str, subscribed: bool) -> bool:
+        """Whether somebody has it. Subscribed or not, anonymous or not."""
+        return (self.client or (subscribed and self.subscriber)) and (bool(user) or self.anonymous)
+
+
+class Rules(Protocol):
+    """What a typed channel (`hub.typed`) decides besides its options."""
+
+    @property
+    def subscribe(self) -> Callable[[Any, str], Awaitable[Any]] | None:
+        """Asked by client and channel, in place of the hub's `on_subscribe`."""
+
+    @property
+    def publish(self) -> Callable[[Any, str, bytes], Awaitable[bool | None]] | None:
+        """Asked by client, channel and JSON, in place of the hub's `on_publish`."""
+
+    def complaint(self, data: bytes) -> str:
+        """What is wrong with `data`, JSON, by the channel's model; empty if nothing is."""
+
+
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
 
 
 class ChannelOptions(BaseModel):
     """The options of a namespace. Durations are seconds, or texts like "5m"."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
+
+    # Of a typed channel; set by `ruled`.
+    rules: ClassVar[Rules | None] = None
 
     presence: bool = Field(default=False, description="Who is in the channel is known.")
     join_leave: bool = Field(default=False, description="Joins and leaves are announced to those who want them.")
@@ -100,6 +134,14 @@ class ChannelOptions(BaseModel):
             return None
         return HistoryOptions(size=self.history_size, ttl=self.history_ttl, meta_ttl=self.history_meta_ttl)
 
+    @cached_property
+    def permissions(self) -> Mapping[str, Permission]:
+        """Of `publish`, `presence` and `history`."""
+        return {
+            what: Permission(*(getattr(self, f"allow_{what}_for_{who}") for who in Permission._fields))
+            for what in ("publish", "presence", "history")
+        }
+
     def complaint(self, data: bytes, *, binary: bool) -> str:
         """What is wrong with the data of a publication, if anything: JSON, or bytes where `binary`."""
         wanted = self.publication_data_format
@@ -109,7 +151,15 @@ class ChannelOptions(BaseModel):
             return "data must be binary"
         if wanted in ("json", "json_object") and binary:
             return "data must be JSON"
-        return "data must be a JSON object" if wanted == "json_object" and not data.startswith(b"{") else ""
+        if wanted == "json_object" and not data.startswith(b"{"):
+            return "data must be a JSON object"
+        return self.rules.complaint(data) if self.rules is not None else ""
+
+    def ruled(self, rules: Rules) -> ChannelOptions:
+        """The same with the rules of a typed channel."""
+        options = ChannelOptions(**self.model_dump(exclude_unset=True))
+        options.__dict__["rules"] = rules
+        return options
 
 
 # Channels like raw rooms: everybody hears what anybody says, and nothing is kept.
@@ -155,16 +205,24 @@ class Namespaces:
 
     def __init__(self, without: ChannelOptions = OPEN, named: Mapping[str, ChannelOptions] = BUILT_IN) -> None:
         self.without = without
-        self.named = dict(named)
+        self.named: dict[str, ChannelOptions] = dict(named)
         self._patterns = {
             name: re.compile(options.channel_regex)
             for name, options in {"": without, **self.named}.items()
             if options.channel_regex
         }
+        # Those of typed channels, each with what finds the options of its channels.
+        self._typed: dict[str, Callable[[str], ChannelOptions | None]] = {}
+        self._remembered = lru_cache(REMEMBERED)(self._look_up)
 
     def find(self, channel: str) -> ChannelOptions | None:
         """The options of `channel`; None if its namespace is unknown or does not take such a name."""
+        return self._remembered(channel)
+
+    def _look_up(self, channel: str) -> ChannelOptions | None:
         name = namespace_of(channel)
+        if name in self._typed:
+            return self._typed[name](channel.removeprefix(PRIVATE))
         options = self.named.get(name) if name else self.without
         pattern = self._patterns.get(name)
         if pattern is not None and not pattern.search(channel.partition(":")[2] if name else channel):
@@ -174,3 +232,14 @@ class Namespaces:
     def of_room(self, channel: str) -> ChannelOptions:
         """The options where any name will do, as in raw rooms: of the namespace if there is one, else of none."""
         return self.find(channel) or self.without
+
+    # Typed channels
+
+    def define(self, namespace: str, find: Callable[[str], ChannelOptions | None]) -> None:
+        """From now on, `find` says by a channel's name what the channels of a namespace are like."""
+        self._typed[namespace] = find
+        self._remembered.cache_clear()
+
+    def is_typed(self, channel: str) -> bool:
+        """Whether its namespace has typed channels, so that no other name will do."""
+        return namespace_of(channel) in self._typed

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import IntEnum, auto
 
 from .commands import Command, Connect, Empty, Ping, Send
 
 __all__ = ["Action", "State", "is_pong", "judge"]
 
 
-class State(Enum):
+# Whole numbers, because each command is looked up by two of them, and others have a hash in Python.
+class State(IntEnum):
     # Nothing has been said.
     NEW = auto()
     # `connect` is being answered; other commands wait.
@@ -20,7 +21,7 @@ class State(Enum):
     CLOSED = auto()
 
 
-class Action(Enum):
+class Action(IntEnum):
     RUN = auto()
     PONG = auto()
     # Close with 3501 "bad request".
@@ -28,7 +29,7 @@ class Action(Enum):
     IGNORE = auto()
 
 
-class _Kind(Enum):
+class _Kind(IntEnum):
     CONNECT = auto()
     # With an id, to be answered.
     COMMAND = auto()
