@@ -20,6 +20,8 @@ from hub.redis_link import LinkOwner, describe, open_link, private_pool
 from hub.redis_sentinel import SentinelPool
 from tests.support.redis import running_redis
 
+pytestmark = pytest.mark.timed
+
 TIMEOUT = 0.6
 
 
