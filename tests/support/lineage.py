@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import redis
@@ -19,6 +20,25 @@ from hub.types import Publication
 from .ledger import Ledger, Place, follows
 
 __all__ = ["Fork", "line_of"]
+
+
+class Line(dict[int, str]):
+    """What stands at each offset of a channel's history."""
+
+    def __init__(self, epoch: str, texts: Mapping[int, str]) -> None:
+        super().__init__(texts)
+        self.epoch = epoch
+
+    def between(self, before: int, place: Place) -> list[int]:
+        """The offsets in front of a place that come after `before`; none if it is of a history that has ended."""
+        if _history(place.epoch) != _history(self.epoch):
+            return []
+        return [offset for offset in self if before < offset < place.offset]
+
+
+def _history(epoch: str) -> str:
+    """What all epochs of one history have in common."""
+    return epoch.partition(".")[0]
 
 
 class Fork(Ledger):
@@ -42,8 +62,8 @@ class Fork(Ledger):
         self.heard_at[who] = time.monotonic()
         self.deliveries += 1
 
-    def judge_by(self, lines: dict[str, dict[int, str]]) -> None:
-        """`lines`: by channel, what stands at each offset in the end."""
+    def judge_by(self, lines: dict[str, Line]) -> None:
+        """`lines`: by channel, what stands there in the end."""
         for (who, channel), heard in self.sequences.items():
             texts = [text for _, text in heard]
             if len(set(texts)) < len(texts):
@@ -53,15 +73,14 @@ class Fork(Ledger):
             for stretch in _stretches(heard):
                 self._judge_stretch(f"{who} in {channel}", stretch, lines[channel])
 
-    def lost_in(self, lines: dict[str, dict[int, str]]) -> int:
+    def lost_in(self, lines: dict[str, Line]) -> int:
         """Publications that were accepted and are not there any more."""
         return sum(len(taken - set(lines[channel].values())) for channel, taken in self.taken.items())
 
-    def _judge_stretch(self, where: str, stretch: list[tuple[Place, str]], line: dict[int, str]) -> None:
+    def _judge_stretch(self, where: str, stretch: list[tuple[Place, str]], line: Line) -> None:
         gone, before = False, stretch[0][0].offset
         for place, text in stretch:
-            leapt = place.offset > before + 1
-            if left_out := [offset for offset in line if leapt and before < offset < place.offset]:
+            if left_out := line.between(before, place):
                 self.violation("lost", f"{where}: {left_out} are there, and were not heard before {place}")
             before = place.offset
             is_there = line.get(place.offset) == text
@@ -83,13 +102,14 @@ def _stretches(heard: list[tuple[Place, str]]) -> list[list[tuple[Place, str]]]:
     return found
 
 
-def line_of(client: redis.Redis, channel: str) -> dict[int, str]:
-    """What stands at each offset of a channel's history."""
+def line_of(client: redis.Redis, channel: str) -> Line:
+    """Read the history of a channel."""
     entries: Any = client.xrange(f"hub:stream:{{{channel}}}")
+    epoch: Any = client.hget(f"hub:meta:{{{channel}}}", "e") or b""
     line = {}
     for name, fields in entries:
         offset = int(name.split(b"-")[0])
         event = envelope.decode(envelope.positioned(fields[b"d"], offset, ""))
         assert isinstance(event, Publication)
         line[offset] = event.data.decode().strip('"')
-    return line
+    return Line(epoch.decode(), line)
