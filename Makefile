@@ -34,5 +34,7 @@ bench-peers: install ## all peers and scenarios, an hour on a quiet machine; wri
 	@PYTHON="$(PYTHON)" sh bench/peers/install.sh && $(BIN)/python -m bench --peers --document
 bench-faults: install ; @PYTHON="$(PYTHON)" sh bench/peers/install.sh && $(BIN)/python -m bench.faults --document
 compliance: install ; @$(BIN)/python -m compliance $(CASES)
-docs: install ; @$(BIN)/python docs/generate.py
-clean: ; rm -rf .venv .cache tests/sdk/node/node_modules build dist .coverage .pytest_cache .mypy_cache .ruff_cache
+docs: install ## what is generated, then the site, in site/
+	@$(BIN)/python docs/generate.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir site
+clean: ; rm -rf .venv .cache tests/*/node/node_modules tests/typing/node_modules build dist site .coverage .pytest_cache .mypy_cache .ruff_cache

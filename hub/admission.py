@@ -15,15 +15,26 @@ from .config import Settings
 from .errors import Disconnect, Disconnects, table
 from .log import Throttled
 
-__all__ = ["CHANNELS", "ECHO", "OTHER", "RAW", "Admission", "Authenticator", "TokenBucket", "connect_bucket"]
+__all__ = [
+    "CHANNELS",
+    "ECHO",
+    "ENDPOINTS",
+    "OTHER",
+    "RAW",
+    "SSE",
+    "Admission",
+    "Authenticator",
+    "TokenBucket",
+    "connect_bucket",
+]
 
-log = logging.getLogger("hub.ws")
+log: logging.Logger = logging.getLogger("hub.ws")
 
 # Given the connection and its token (None without one); whether it may connect, or who it is.
 Authenticator = Callable[[HTTPConnection, str | None], Awaitable[object]]
 
-# The endpoints, as metrics call them: `/ws`, `/echo`, `/connection/websocket`.
-RAW, ECHO, CHANNELS = "raw", "echo", "channels"
+# The endpoints, as metrics call them: `/ws`, `/echo`, `/connection/websocket`, `/sse`.
+RAW, ECHO, CHANNELS, SSE = ENDPOINTS = "raw", "echo", "channels", "sse"
 # Close codes that are counted one by one: those of RFC 6455 §7.4.1 and the hub's own. A client may send any, and counts
 # must not grow with what it sends: others are one.
 _KNOWN = {*range(1000, 1016), *(value.code for _, value in table(Disconnects))}
@@ -70,11 +81,11 @@ class Admission:
         self._token = settings.token.get_secret_value().encode() if settings.token else None
         # Replaces the static token when set; see `Hub.authenticate`.
         self.authenticator: Authenticator | None = None
-        self.connections = 0
+        self.connections: int = 0
         # Open connections by endpoint, and those that have ended by endpoint and close code.
         self.open: Counter[str] = Counter()
         self.closed_by_code: Counter[tuple[str, int]] = Counter()
-        self.refused = {
+        self.refused: dict[Disconnect, Throttled] = {
             Disconnects.FORBIDDEN_ORIGIN: _refusals("from origins that HUB_ORIGINS does not list"),
             Disconnects.OVERLOADED: _refusals("refused because the worker is full"),
         }
@@ -88,7 +99,7 @@ class Admission:
         """
         if not (paced or self._pace is None or self._pace.take()):
             return self.refuse(Disconnects.TOO_MANY_CONNECTIONS)
-        if not self._origin_allowed(connection):
+        if not self.allows_origin(connection):
             return self.refuse(Disconnects.FORBIDDEN_ORIGIN, repr(connection.headers.get("origin", "")[:100]))
         # Before the authenticator, which may be expensive, and after it, because others may have come meanwhile. The
         # caller enters without another await, or asks for room once more.
@@ -115,7 +126,7 @@ class Admission:
     def _is_full(self) -> bool:
         return bool(self._limit) and self.connections >= self._limit
 
-    def _origin_allowed(self, connection: HTTPConnection) -> bool:
+    def allows_origin(self, connection: HTTPConnection) -> bool:
         """Browsers let any page open a socket to any host and send its cookies along: only the Origin tells."""
         origin = connection.headers.get("origin")
         if origin is None or "*" in self._origins or origin in self._origins:
@@ -129,7 +140,10 @@ class Admission:
     async def _authenticate(self, connection: HTTPConnection) -> bool:
         token = connection.query_params.get("token")
         if self.authenticator is not None:
-            return bool(await self.authenticator(connection, token))
+            answer = await self.authenticator(connection, token)
+            if answer and not isinstance(answer, bool):
+                connection.scope["hub.user"] = answer
+            return bool(answer)
         return self._token is None or hmac.compare_digest((token or "").encode(), self._token)
 
     def enter(self, endpoint: str) -> None:

@@ -25,7 +25,7 @@ from .types import ClientInfo, Publication, StreamPosition
 
 __all__ = ["METHODS", "ApiMethods", "Method", "Refusal", "bad_fields", "refusal"]
 
-log = logging.getLogger("hub.api")
+log: logging.Logger = logging.getLogger("hub.api")
 
 # Calls of one batch or broadcast that run at once; what they send to Redis in one turn leaves in one write.
 SIDE_BY_SIDE = 256
@@ -93,7 +93,7 @@ class ApiMethods:
 
     def __init__(self, hub: HubNode) -> None:
         self._hub = hub
-        self.table = {name: _method(getattr(self, name)) for name in METHODS}
+        self.table: dict[str, Method] = {name: _method(getattr(self, name)) for name in METHODS}
 
     # Publishing
 

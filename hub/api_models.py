@@ -7,7 +7,7 @@ digits. Answers leave out what is None. Unknown fields are ignored, so that a ne
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any, Generic, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -83,11 +83,11 @@ Offset = Annotated[int, Field(ge=0, le=MAX_UINT64, description="Number of a publ
 class _Request(BaseModel):
     """The types are JSON's: `"1"` is no number, and 1 no text."""
 
-    model_config = ConfigDict(strict=True, frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, frozen=True)
 
 
 class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
 
 def _example(**fields: Any) -> ConfigDict:
@@ -134,7 +134,7 @@ class _Publication(_Request):
 class PublishRequest(_Publication):
     """One publication."""
 
-    model_config = _example(channel="chat:lobby", data={"text": "dinner is ready"})
+    model_config: ClassVar[ConfigDict] = _example(channel="chat:lobby", data={"text": "dinner is ready"})
 
     channel: Channel
 
@@ -142,7 +142,9 @@ class PublishRequest(_Publication):
 class BroadcastRequest(_Publication):
     """One publication for many channels."""
 
-    model_config = _example(channels=["chat:lobby", "chat:kitchen"], data={"text": "dinner is ready"})
+    model_config: ClassVar[ConfigDict] = _example(
+        channels=["chat:lobby", "chat:kitchen"], data={"text": "dinner is ready"}
+    )
 
     channels: list[Channel] = Field(min_length=1)
 
@@ -150,7 +152,7 @@ class BroadcastRequest(_Publication):
 class PublishResult(_Answer):
     """Redis has taken it; `offset` and `epoch` are its place, if the channel has a history."""
 
-    model_config = _example(offset=7, epoch="kzqw")
+    model_config: ClassVar[ConfigDict] = _example(offset=7, epoch="kzqw")
 
     offset: Offset | None = None
     epoch: str | None = None
@@ -178,7 +180,7 @@ class SubscribeOverride(_Request):
 class SubscribeRequest(_Request):
     """Whom to subscribe, and to what."""
 
-    model_config = _example(user="42", channel="chat:lobby")
+    model_config: ClassVar[ConfigDict] = _example(user="42", channel="chat:lobby")
 
     user: User = ""
     channel: Channel
@@ -196,7 +198,7 @@ class SubscribeRequest(_Request):
 class UnsubscribeRequest(_Request):
     """Whom to unsubscribe, and from what."""
 
-    model_config = _example(user="42", channel="chat:lobby")
+    model_config: ClassVar[ConfigDict] = _example(user="42", channel="chat:lobby")
 
     user: User = ""
     channel: str = Field("", description="Name of the channel; empty are all of them.")
@@ -214,7 +216,9 @@ class CloseCode(_Request):
 class DisconnectRequest(_Request):
     """Whom to disconnect."""
 
-    model_config = _example(user="42", disconnect={"code": 4500, "reason": "your trial has ended"})
+    model_config: ClassVar[ConfigDict] = _example(
+        user="42", disconnect={"code": 4500, "reason": "your trial has ended"}
+    )
 
     user: User = ""
     client: Client = ""
@@ -226,7 +230,7 @@ class DisconnectRequest(_Request):
 class RefreshRequest(_Request):
     """Whose connections live on, and until when."""
 
-    model_config = _example(user="42", expire_at=1900000000)
+    model_config: ClassVar[ConfigDict] = _example(user="42", expire_at=1900000000)
 
     user: User = ""
     client: Client = ""
@@ -244,7 +248,7 @@ class Empty(_Answer):
 
 
 class _ChannelRequest(_Request):
-    model_config = _example(channel="chat:lobby")
+    model_config: ClassVar[ConfigDict] = _example(channel="chat:lobby")
 
     channel: Channel
 
@@ -265,7 +269,9 @@ class ClientInfo(_Answer):
 class PresenceResult(_Answer):
     """Every connection in the channel, by its id."""
 
-    model_config = _example(presence={"5a1f3c": {"user": "42", "client": "5a1f3c", "conn_info": {"name": "Ann"}}})
+    model_config: ClassVar[ConfigDict] = _example(
+        presence={"5a1f3c": {"user": "42", "client": "5a1f3c", "conn_info": {"name": "Ann"}}}
+    )
 
     presence: dict[str, ClientInfo]
 
@@ -277,7 +283,7 @@ class PresenceStatsRequest(_ChannelRequest):
 class PresenceStatsResult(_Answer):
     """How many."""
 
-    model_config = _example(num_clients=3, num_users=2)
+    model_config: ClassVar[ConfigDict] = _example(num_clients=3, num_users=2)
 
     num_clients: int = Field(description="Connections.")
     num_users: int = Field(description="Different users.")
@@ -286,7 +292,7 @@ class PresenceStatsResult(_Answer):
 class HistoryRequest(_ChannelRequest):
     """Which part of the history."""
 
-    model_config = _example(channel="chat:lobby", limit=10, reverse=True)
+    model_config: ClassVar[ConfigDict] = _example(channel="chat:lobby", limit=10, reverse=True)
 
     limit: int = Field(
         0, ge=-(2**31), le=2**31 - 1, description="Most publications; 0 asks for the position only, -1 is all."
@@ -307,7 +313,9 @@ class HistoryPublication(_Answer):
 class HistoryResult(_Answer):
     """A part of the history, and the position of its end."""
 
-    model_config = _example(publications=[{"data": {"text": "dinner is ready"}, "offset": 7}], epoch="kzqw", offset=7)
+    model_config: ClassVar[ConfigDict] = _example(
+        publications=[{"data": {"text": "dinner is ready"}, "offset": 7}], epoch="kzqw", offset=7
+    )
 
     publications: list[HistoryPublication]
     epoch: str
@@ -321,7 +329,7 @@ class HistoryRemoveRequest(_ChannelRequest):
 class ChannelsRequest(_Request):
     """Which channels."""
 
-    model_config = _example(pattern="chat:*")
+    model_config: ClassVar[ConfigDict] = _example(pattern="chat:*")
 
     pattern: str = Field("", description="`*`, `?` and `[abc]` as in file names; empty is all.")
 
@@ -335,7 +343,7 @@ class ChannelInfo(_Answer):
 class ChannelsResult(_Answer):
     """The channels that have subscribers, on any worker."""
 
-    model_config = _example(channels={"chat:lobby": {"num_clients": 3}})
+    model_config: ClassVar[ConfigDict] = _example(channels={"chat:lobby": {"num_clients": 3}})
 
     channels: dict[str, ChannelInfo]
 
@@ -343,7 +351,7 @@ class ChannelsResult(_Answer):
 class InfoRequest(_Request):
     """There is nothing to say."""
 
-    model_config = _example()
+    model_config: ClassVar[ConfigDict] = _example()
 
 
 class NodeInfo(_Answer):
@@ -371,7 +379,7 @@ class InfoResult(_Answer):
 class ApiError(_Answer):
     """A refusal; docs/reference.md has the codes."""
 
-    model_config = _example(code=107, message="bad request: channel: Field required")
+    model_config: ClassVar[ConfigDict] = _example(code=107, message="bad request: channel: Field required")
 
     code: int
     message: str
@@ -393,7 +401,7 @@ class BroadcastResult(_Answer):
 class BatchRequest(_Request):
     """Calls of the other methods, each as `{"method": {its request}}`."""
 
-    model_config = _example(
+    model_config: ClassVar[ConfigDict] = _example(
         commands=[{"publish": {"channel": "chat:lobby", "data": "hi"}}, {"presence": {"channel": "chat:lobby"}}]
     )
 
@@ -404,7 +412,7 @@ class BatchRequest(_Request):
 class BatchReplies(_Answer):
     """One reply a command, in their order: `{"method": {its result}}` or `{"error": …}`."""
 
-    model_config = _example(
+    model_config: ClassVar[ConfigDict] = _example(
         replies=[{"publish": {"offset": 7, "epoch": "kzqw"}}, {"error": {"code": 108, "message": "not available"}}]
     )
 

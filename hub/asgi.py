@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsgiSession", "ClientDisconnected"]
 
-log = logging.getLogger("hub.wire")
+log: logging.Logger = logging.getLogger("hub.wire")
 
 # Messages that wait for the application before reading pauses.
 QUEUE_LIMIT = 32
@@ -32,7 +32,7 @@ QUEUE_LIMIT = 32
 #
 #     connecting ──accept──▶ open ──close, or the client's end──▶ closed
 #     connecting ──http.response.start──▶ responding ──the last body──▶ closed
-EXPECTED = {
+EXPECTED: dict[str, tuple[str, ...]] = {
     "connecting": ("websocket.accept", "websocket.close", "websocket.http.response.start"),
     "responding": ("websocket.http.response.body",),
     "open": ("websocket.send", "websocket.close"),

@@ -6,7 +6,7 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -16,6 +16,7 @@ from .config import Settings
 from .errors import Disconnects, Ended, Error, Errors, InvalidChannel, Refused
 from .log import Throttled
 from .namespaces import PRIVATE, ChannelOptions, Namespaces
+from .publishing import unfit
 from .tokens import (
     ConnectionToken,
     KeysUnavailable,
@@ -29,7 +30,7 @@ from .tokens import (
 )
 from .types import channel_name
 
-__all__ = ["Asker", "Authority", "Grant", "Hooks", "Principal", "RoomRights", "User", "as_python"]
+__all__ = ["Allow", "Asker", "Authority", "Grant", "Hooks", "Principal", "RoomRights", "User", "as_python"]
 
 log: logging.Logger = logging.getLogger("hub.client")
 
@@ -61,6 +62,13 @@ class Principal:
     expire_at: float = 0
     # Server-side subscriptions.
     subs: Mapping[str, SubscribeGrant] = field(default_factory=dict)
+    # What the application's function returned.
+    known: User | None = field(default=None, compare=False)
+
+    def remember(self, connection: HTTPConnection) -> None:
+        """For functions of typed channels (`hub.typed.dependencies`)."""
+        if self.known is not None:
+            connection.scope["hub.user"] = self.known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +79,25 @@ class Grant:
     info: bytes = b""
     data: bytes = b""
     expire_at: float = 0
+    # Whether the client can ask for more time, which takes another token.
+    renewable: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allow:
+    """What `on_subscribe` of a typed channel may return: that the client may subscribe, and how.
+
+    The client gets `data` with the answer, others see `info` of it in this channel (any JSON values). When `expire_at`,
+    Unix time, has come, the subscription ends and the client asks for it again.
+    """
+
+    data: Any = None
+    info: Any = None
+    expire_at: float = 0
+
+    def grant(self, options: ChannelOptions) -> Grant:
+        info, data = (b"" if value is None else msgspec.json.encode(value) for value in (self.info, self.data))
+        return Grant(options=options, info=info, data=data, expire_at=self.expire_at, renewable=False)
 
 
 class RoomRights(NamedTuple):
@@ -103,6 +130,9 @@ class _RawAsker:
     client_id = ""
     user = ""
 
+    def __init__(self, connection: HTTPConnection | None) -> None:
+        self.connection = connection
+
     def is_subscribed(self, channel: str) -> bool:
         return False
 
@@ -122,6 +152,10 @@ class Hooks:
     publish: Callable[[Asker, str, Any], Awaitable[bool | None]] | None = None
     disconnect: Callable[[Asker, int, str], Awaitable[None]] | None = None
     rpc: dict[str, Callable[[Asker, Any], Awaitable[Any]]] = field(default_factory=dict)
+    # Of typed channels: what is to be called when a subscription ends; by client, channel, close code or 0, reason.
+    left: Callable[[Asker, str, int, str], Callable[[], Awaitable[None]] | None] | None = None
+    # Whether some of them have dependencies, for which the request of the handshake is kept.
+    keep_connections: bool = False
 
 
 def as_python(data: bytes) -> Any:
@@ -159,7 +193,9 @@ class Authority:
     async def connect(self, connection: HTTPConnection, token: str) -> Principal:
         """Who it is. Raises Refused or Ended."""
         if self.hooks.authenticate is not None:
-            return self._admitted(await self._ask(self.hooks.authenticate, connection, token))
+            principal = self._admitted(await self._ask(self.hooks.authenticate, connection, token))
+            principal.remember(connection)
+            return principal
         if self._is_static(token or connection.query_params.get("token", "")):
             return Principal()
         if not token:
@@ -178,6 +214,8 @@ class Authority:
             raise Ended(Disconnects.EXPIRED) from None
         if principal.user != user:
             raise Ended(Disconnects.INVALID_TOKEN)
+        if connection is not None:
+            principal.remember(connection)
         return principal
 
     async def _verify_again(self, connection: HTTPConnection | None, token: str) -> Principal:
@@ -195,7 +233,7 @@ class Authority:
         if isinstance(answer, User):
             info = msgspec.json.encode(answer.info) if answer.info is not None else b""
             subs = {channel: SubscribeGrant() for channel in answer.channels}
-            return Principal(user=answer.id, info=info, expire_at=answer.expire_at, subs=subs)
+            return Principal(user=answer.id, info=info, expire_at=answer.expire_at, subs=subs, known=answer)
         if not answer:
             raise Ended(Disconnects.INVALID_TOKEN)
         return Principal()
@@ -222,7 +260,7 @@ class Authority:
         if self._personal_namespace:
             channel = f"{self._personal_namespace}:{channel}"
         subs = {**principal.subs, channel: principal.subs.get(channel, SubscribeGrant())}
-        return Principal(user=principal.user, info=principal.info, expire_at=principal.expire_at, subs=subs)
+        return replace(principal, subs=subs)
 
     # Subscriptions
 
@@ -249,9 +287,10 @@ class Authority:
         options = self.options(channel)
         if token:
             return await self._by_token(asker, channel, token, options)
-        if not await self._may_subscribe(asker, channel, options):
+        allowed = await self._may_subscribe(asker, channel, options)
+        if not allowed:
             raise Refused(Errors.PERMISSION_DENIED)
-        return Grant(options=options)
+        return allowed.grant(options) if isinstance(allowed, Allow) else Grant(options=options)
 
     async def sub_refresh(self, asker: Asker, channel: str, token: str) -> Grant:
         """A new token for a subscription. Raises Refused or Ended."""
@@ -278,18 +317,22 @@ class Authority:
             self.unverified_tokens.add(last=str(error))
             raise Refused(Errors.INTERNAL, str(error)) from None
 
-    async def _may_subscribe(self, asker: Asker, channel: str, options: ChannelOptions) -> bool:
+    async def _may_subscribe(self, asker: Asker, channel: str, options: ChannelOptions) -> Allow | bool:
         if self.insecure:
             return True
         if channel.startswith(PRIVATE):
             return False
         if LIMITED in channel:
-            return asker.user in channel.partition(LIMITED)[2].split(",") and bool(asker.user)
-        if self.hooks.subscribe is not None:
-            answer = await self.hooks.subscribe(asker, channel)
-            if answer is not None:
-                return answer
-        return self.may_join(asker.user, options)
+            listed = asker.user in channel.partition(LIMITED)[2].split(",") and bool(asker.user)
+            if not listed or options.rules is None or options.rules.subscribe is None:
+                return listed
+        answer = await self._ask_subscribe(asker, channel, options)
+        return self.may_join(asker.user, options) if answer is None else answer
+
+    async def _ask_subscribe(self, asker: Asker, channel: str, options: ChannelOptions) -> Allow | bool | None:
+        """What the application's function says, the channel's before the hub's; None without one."""
+        hook = (options.rules.subscribe if options.rules is not None else None) or self.hooks.subscribe
+        return await hook(asker, channel) if hook is not None else None
 
     def may_join(self, user: str, options: ChannelOptions) -> bool:
         """Whether the namespace lets a client in that has nothing but its name."""
@@ -299,25 +342,29 @@ class Authority:
 
     # Raw rooms
 
-    async def room(self, name: str, *, trusted: bool) -> RoomRights:
+    async def room(self, name: str, *, trusted: bool, connection: HTTPConnection | None = None) -> RoomRights:
         """What a raw client may do in a room; `trusted` if it had to show a token, else it is anonymous.
 
         It cannot show a subscription token or a user id, and its messages do not wait: so private and user-limited
         channels are closed to it, and where the application decides about publications it only listens.
         """
+        options = self.namespaces.of_room(name)
+        if self.namespaces.is_typed(name) and options.rules is None:  # not one of its channels
+            return RoomRights(False, False)
         if self.insecure:
-            return RoomRights(True, True)
+            return RoomRights(True, True, options if options.rules is not None else None)
         if name.startswith(PRIVATE) or LIMITED in name:
             return RoomRights(False, False)
-        options = self.namespaces.of_room(name)
         join = options.allow_subscribe_for_client and (trusted or options.allow_subscribe_for_anonymous)
-        if self.hooks.subscribe is not None:
-            answer = await self.hooks.subscribe(_RawAsker(), name)
-            join = join if answer is None else answer
+        try:
+            answer = await self._ask_subscribe(_RawAsker(connection), name, options)
+        except Refused:
+            answer = False
+        join = join if answer is None else bool(answer)
         by_role = options.allow_publish_for_client or options.allow_publish_for_subscriber
         publish = by_role and (trusted or options.allow_publish_for_anonymous)
         strict = options if options.publication_data_format else None
-        return RoomRights(join, publish and self.hooks.publish is None, strict)
+        return RoomRights(join, publish and not self.asks(options), strict)
 
     # Commands in a channel
 
@@ -325,8 +372,12 @@ class Authority:
         """The options of a channel to which `data` may be published by somebody. Raises Refused."""
         options = self.options(channel)
         if complaint := options.complaint(data, binary=False):
-            raise Refused(Errors.BAD_REQUEST, complaint)
+            raise unfit(options, complaint)
         return options
+
+    def asks(self, options: ChannelOptions) -> bool:
+        """Whether the application decides about each publication."""
+        return self.hooks.publish is not None or (options.rules is not None and options.rules.publish is not None)
 
     def may_publish(self, asker: Asker, channel: str, options: ChannelOptions) -> None:
         """By the namespace's permissions. Raises Refused."""
@@ -334,10 +385,14 @@ class Authority:
 
     async def ask_publish(self, asker: Asker, channel: str, data: bytes) -> None:
         """By the application's function, and where it returns None by the namespace. Raises Refused."""
-        assert self.hooks.publish is not None
-        allowed = await self.hooks.publish(asker, channel, as_python(data))
+        options = self.options(channel)
+        if options.rules is not None and options.rules.publish is not None:
+            allowed = await options.rules.publish(asker, channel, data)
+        else:
+            assert self.hooks.publish is not None
+            allowed = await self.hooks.publish(asker, channel, as_python(data))
         if allowed is None:
-            self.may_publish(asker, channel, self.options(channel))
+            self.may_publish(asker, channel, options)
         else:
             self._require(allowed, Errors.PERMISSION_DENIED)
 

@@ -19,7 +19,7 @@ from .types import Publication
 
 __all__ = ["BackendBroker", "BroadcastBackend"]
 
-log = logging.getLogger("hub")
+log: logging.Logger = logging.getLogger("hub")
 
 # Seconds before a backend that failed is asked again.
 RETRY = 1.0
@@ -29,10 +29,12 @@ class BroadcastBackend(ABC):
     """What carries messages between processes. Whatever has these six methods will do."""
 
     @abstractmethod
-    async def connect(self) -> None: ...
+    async def connect(self) -> None:
+        """Called before all else, by `Broadcast.connect`."""
 
     @abstractmethod
-    async def disconnect(self) -> None: ...
+    async def disconnect(self) -> None:
+        """Called after all else, by `Broadcast.disconnect`."""
 
     @abstractmethod
     async def subscribe(self, channel: str) -> None:
@@ -43,7 +45,8 @@ class BroadcastBackend(ABC):
         """Called after the last one."""
 
     @abstractmethod
-    async def publish(self, channel: str, message: Any) -> None: ...
+    async def publish(self, channel: str, message: Any) -> None:
+        """Give a text to every process, this one included; what it raises, `Broadcast.publish` raises."""
 
     @abstractmethod
     async def next_published(self) -> Any:
@@ -54,10 +57,12 @@ class BackendBroker(MemoryBroker):
     """Implements `hub.broker.Broker` with a backend; only `publish` and `subscribe` go beyond this process."""
 
     shared = True
+    # False while the backend fails.
+    ready: bool
 
     def __init__(self, backend: BroadcastBackend) -> None:
         super().__init__()
-        self.name = type(backend).__name__
+        self.name: str = type(backend).__name__
         self._backend = backend
         self._unreadable = Throttled(log, logging.ERROR, "%d messages of a backend could not be taken")
         # Confirmations of the channels that are wanted.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from .types import HistoryOptions, HistoryPage, PublishResult
 
-__all__ = ["IDEMPOTENCY_TTL", "Broker", "Deliver", "Listener", "PresenceStore", "fresh_epoch"]
+__all__ = ["IDEMPOTENCY_TTL", "Broker", "Deliver", "Listener", "Overhearing", "PresenceStore", "fresh_epoch"]
 
 # Called with the channel and the published bytes. Synchronous: there is no await between Redis and the socket.
 Deliver = Callable[[str, bytes], None]
@@ -68,6 +68,20 @@ class PresenceStore(Protocol):
 
     def stats(self, channel: str) -> asyncio.Future[tuple[int, int]]:
         """How many connections and how many different users; cheaper than `read`."""
+
+
+@runtime_checkable
+class Overhearing(Protocol):
+    """What a broker can besides, if it can: hear channels that nobody names. For consumers (`hub.typed`)."""
+
+    def listen(self, prefix: str, heard: Deliver) -> None:
+        """Call `heard` for what is published in channels whose names begin so, from now on until `stop`.
+
+        Independent of subscriptions, and at most once: there is no telling what was missed in a gap.
+        """
+
+    def claim(self, key: str, seconds: float) -> asyncio.Future[bool]:
+        """Whether this worker is the first of all that asks for `key` within `seconds`."""
 
 
 class Broker(Protocol):

@@ -20,7 +20,7 @@ except ImportError:  # Windows
 
 __all__ = ["Capacity", "descriptors", "limits", "raise_descriptor_limit", "shortage"]
 
-log = logging.getLogger("hub.wire")
+log: logging.Logger = logging.getLogger("hub.wire")
 
 # Files that are kept from clients: Redis and its reconnects, the listening socket, log, pipes. Beyond these a
 # connection is dropped unanswered. At most a quarter of all.
@@ -79,11 +79,13 @@ class Capacity:
         # Made anew when the hub brings its options.
         self._options: WireOptions | None = None
         self._bucket: TokenBucket | None = None
-        self.refused = {
+        self.refused: dict[Disconnect, Throttled] = {
             Disconnects.TOO_MANY_CONNECTIONS: _refusals("because they come faster than HUB_CONNECT_RATE"),
             Disconnects.OVERLOADED: _refusals("because the worker may open no more files (ulimit -n)"),
         }
-        self.dropped = Throttled(log, logging.ERROR, "%d connections dropped because no file is left (ulimit -n)")
+        self.dropped: Throttled = Throttled(
+            log, logging.ERROR, "%d connections dropped because no file is left (ulimit -n)"
+        )
 
     def refusal(self, connections: int, options: WireOptions) -> Disconnect | None:
         """Why a WebSocket that is the last of so many connections cannot be, or None; counted and logged."""

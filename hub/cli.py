@@ -13,6 +13,7 @@ import click
 
 from . import __version__
 from .cli_api import COMMANDS as API_COMMANDS
+from .cli_codegen import codegen
 from .cli_config import config
 from .cli_token import token
 from .config import Settings
@@ -32,6 +33,7 @@ _SERVE_OPTIONS = (
     ("forwarded_allow_ips", str, None),
     ("log_format", click.Choice(["text", "json"]), None),
     ("log_level", click.Choice(["debug", "info", "warning", "error"]), None),
+    ("examples", bool, None),
 )
 
 
@@ -42,7 +44,8 @@ def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
         flag = "--" + name.replace("_", "-")
         variable = "REDIS_URL" if name == "redis_url" else f"HUB_{name.upper()}"
         text = f"{field.description}  [env: {variable}" + (f"; default: {field.default}]" if field.default else "]")
-        command = click.option(*filter(None, (short, flag)), name, type=kind, help=text)(command)
+        given = {"is_flag": True, "default": None} if kind is bool else {"type": kind}
+        command = click.option(*filter(None, (short, flag)), name, help=text, **given)(command)
     return command
 
 
@@ -76,6 +79,10 @@ def serve(**options: Any) -> None:
 
     settings = Settings.load(**options)
     configure(settings.log_format, settings.log_level)
+    if settings.examples:
+        from .examples.gallery import with_examples
+
+        with_examples(settings)  # the workers would find the same faults, but not say it in one line
 
     async def run() -> int:
         return await Supervisor(settings).run()
@@ -83,7 +90,7 @@ def serve(**options: Any) -> None:
     sys.exit(asyncio.run(run()))
 
 
-for _command in (*API_COMMANDS, token, config):
+for _command in (*API_COMMANDS, token, config, codegen):
     cli.add_command(_command)
 
 

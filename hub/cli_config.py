@@ -69,6 +69,8 @@ def _connecting(settings: Settings) -> Meaning:
     if settings.subscribe_to_user_personal_channel:
         namespace = settings.user_personal_channel_namespace
         rows.append(("personal channel", f"{namespace}:#<user>" if namespace else "#<user>"))
+    if settings.console_password:
+        rows.append(("console", "with a password, at /console"))
     keys = len(settings.api_keys)
     rows.append(("server API", f"with {'one of ' if keys > 1 else ''}{keys} key{'s' * (keys > 1)}" if keys else "off"))
     return rows
@@ -196,8 +198,10 @@ def _weak_secrets(settings: Settings) -> Iterator[str]:
         yield f"api_key is shorter than {LEAST_KEY} characters: it can be guessed"
     if settings.token and len(settings.token.get_secret_value()) < LEAST_KEY:
         yield f"token is shorter than {LEAST_KEY} characters: it can be guessed"
+    if settings.console_password and len(settings.console_password.get_secret_value()) < LEAST_KEY:
+        yield f"console_password is shorter than {LEAST_KEY} characters: it can be guessed"
 
 
 def _secrets(settings: Settings) -> bool:
-    names = ("token", "api_key", "token_hmac_secret_key", "token_hmac_previous_secret_key")
+    names = ("token", "api_key", "console_password", "token_hmac_secret_key", "token_hmac_previous_secret_key")
     return any(getattr(settings, name) for name in names)

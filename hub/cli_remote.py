@@ -36,7 +36,7 @@ __all__ = [
 
 TIMEOUT = 10.0
 
-config_option = click.option(
+config_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--config", type=click.Path(path_type=Path), help="TOML file of the hub, for what is not given.  [env: HUB_CONFIG]"
 )
 
@@ -55,7 +55,7 @@ class Remote:
     """The server API of a hub at `url`."""
 
     def __init__(self, url: str, api_key: str) -> None:
-        self.url = url.rstrip("/")
+        self.url: str = url.rstrip("/")
         self._api_key = api_key
 
     def call(self, method: str, **fields: Any) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from .wire import Wire
 
 __all__ = ["Client", "Context", "Handlers"]
 
-log = logging.getLogger("hub.client")
+log: logging.Logger = logging.getLogger("hub.client")
 
 # Commands of one client that wait or are being answered before its reading pauses.
 BACKLOG = 256
@@ -79,30 +79,31 @@ class Client:
     # Clients hear of their own publications.
     id = b""
     # How the server's own end is told (`hub.wire.Handler`).
-    shutdown = Disconnects.SHUTDOWN
+    shutdown: Disconnect = Disconnects.SHUTDOWN
     lossless = True  # a reply, or the base of a delta, cannot be left out
 
     def __init__(self, context: Context, wire: Wire, connection: HTTPConnection) -> None:
-        self.context = context
+        self.context: Context = context
         self.wire: Writer = EarlyWire()
-        self.writer = wire
+        self.writer: Wire = wire
         # The request of the handshake; until `connect` is answered, and on if the application judges its refreshes.
         self.connection: HTTPConnection | None = connection
         self._bucket = context.admission.bucket()
-        self.client_id = str(uuid.uuid4())
-        self.state = State.NEW
-        self.user = ""
+        self.client_id: str = str(uuid.uuid4())
+        self.state: State = State.NEW
+        self.user: str = ""
         # `conn_info`, JSON or empty.
-        self.info = b""
+        self.info: bytes = b""
         self.subs: dict[str, Subscription] = {}
         # Subscriptions that are being made, with what ends them as soon as they are.
         self.opening: dict[str, Unsubscribe | None] = {}
         # Channels in which something else is being done; commands about these and the others wait.
         self.held: list[str] = []
         # Server-side subscriptions of the token: a new one with others means another connection.
-        self.token_subs = NO_SUBS
+        self.token_subs: frozenset[str] = NO_SUBS
         # Unix time, 0 for never; whether the client was told to refresh its token.
-        self.expire_at, self.refreshes = 0.0, False
+        self.expire_at: float = 0.0
+        self.refreshes: bool = False
         # Lists, because an empty one takes a tenth of a deque or a set, of every connection.
         self._queue: list[Command] = []
         self._running: list[asyncio.Task[None]] = []
@@ -111,7 +112,7 @@ class Client:
         self._held = self._resting = False
         # Loop times; 0 for none.
         self._next_ping = self._pong_due = 0.0
-        self.due = 0
+        self.due: int = 0
         context.hub.deadlines.set(self, context.settings.client_stale_timeout)
 
     def __repr__(self) -> str:
@@ -119,6 +120,11 @@ class Client:
 
     def is_subscribed(self, channel: str) -> bool:
         return channel in self.subs
+
+    @property
+    def channels(self) -> list[str]:
+        """Those of subscriptions that are being made too."""
+        return [*self.subs, *self.opening]
 
     @property
     def extra(self) -> dict[str, str]:
@@ -269,7 +275,8 @@ class Client:
         assert isinstance(early, EarlyWire)
         self.state = State.OPEN
         log.debug("client connected", extra=self.extra)
-        if not (self.refreshes and self.context.authority.hooks.authenticate):
+        hooks = self.context.authority.hooks
+        if not hooks.keep_connections and not (self.refreshes and hooks.authenticate):
             self.connection = None
         self.writer.write(pack(answer, self.writer.compression))
         self.wire = self.writer
@@ -294,13 +301,12 @@ class Client:
         self._queue.clear()
         for task in self._running:  # but what Redis was sent is done
             task.cancel()
+        context.tell_gone(self, self.subs, code, reason)
         self._leave()
         context.admission.leave(CHANNELS, code)
         log.debug("client gone: %d %s", code, reason, extra=self.extra)
-        if context.authority.hooks.disconnect is not None and was_open:
-            task = asyncio.create_task(self._call_disconnect(code, reason), name="hub on_disconnect")
-            context.tasks.add(task)
-            task.add_done_callback(context.tasks.discard)
+        if was_open:
+            context.tell_disconnected(self, code, reason)
 
     def _leave(self) -> None:
         """End all subscriptions, and be no client that others could find."""
@@ -311,14 +317,6 @@ class Client:
                 hub.broker.presence.remove(channel, self.client_id)
         self.subs.clear()
         self.context.clients.remove(self)
-
-    async def _call_disconnect(self, code: int, reason: str) -> None:
-        hook = self.context.authority.hooks.disconnect
-        assert hook is not None
-        try:
-            await hook(self, code, reason)
-        except Exception:
-            log.exception("unexpected fault in the application's on_disconnect", extra=self.extra)
 
     def send(self, data: Any) -> None:
         """A message to this client alone, outside of all channels; `data` is what JSON can say."""
@@ -363,6 +361,7 @@ class Client:
         if subscription is None:
             return None
         self.context.hub.unsubscribe(self, channel)
+        self.context.tell_left(self, channel)
         return self.context.hub.broker.presence.remove(channel, self.client_id) if subscription.presence else None
 
     def unsubscribe(self, channel: str, unsubscribe: Unsubscribe = Unsubscribes.SERVER) -> None:

@@ -71,7 +71,7 @@ class ConnectionManager:
     def __init__(self, *, hub: Hub | None = None, channel: str | None = None) -> None:
         """Raises InvalidChannel; ConfigError where a channel is needed and not given."""
         self._given = hub
-        self.channel = _default_channel() if channel is None else channel_name(channel)
+        self.channel: str = _default_channel() if channel is None else channel_name(channel)
         self._members: WeakKeyDictionary[WebSocket, _Member] = WeakKeyDictionary()
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -25,6 +25,8 @@ __all__ = ["Settings", "SlowPolicy", "WireOptions"]
 SlowPolicy = Literal["disconnect", "drop_oldest", "keep_latest"]
 
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
+
+LEAST_PASSWORD = 8
 
 # One or several texts; in the environment separated by commas.
 _Texts = Annotated[tuple[str, ...], NoDecode]
@@ -50,7 +52,7 @@ class WireOptions:
 class Settings(BaseSettings):
     """Everything that can be set. Durations are in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
         env_prefix="HUB_",
         extra="ignore",
         frozen=True,
@@ -60,106 +62,135 @@ class Settings(BaseSettings):
     )
 
     # Where to listen
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    uds: Path | None = Field(None, description="Unix domain socket to listen on instead of host and port.")
-    workers: int = Field(1, ge=1, le=512, description="Worker processes.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    uds: Path | None = Field(default=None, description="Unix domain socket to listen on instead of host and port.")
+    workers: int = Field(default=1, ge=1, le=512, description="Worker processes.")
     forwarded_allow_ips: str = Field(
-        "127.0.0.1",
+        default="127.0.0.1",
         description="Proxies whose X-Forwarded-* headers are believed; comma-separated, * for all.",
     )
-    drain: float = Field(5.0, ge=0, le=3600, description="Seconds over which SIGTERM spreads the closes.")
+    drain: float = Field(default=5.0, ge=0, le=3600, description="Seconds over which SIGTERM spreads the closes.")
     drain_notice: float = Field(
-        0.0, ge=0, le=3600, description="Seconds before that in which only /health/ready says that the end is near."
+        default=0.0,
+        ge=0,
+        le=3600,
+        description="Seconds before that in which only /health/ready says that the end is near.",
     )
 
+    examples: bool = Field(default=False, description="Serve the examples at /examples, for everybody.")
+
     # Logging and watching
-    log_format: Literal["text", "json"] = Field("text", description="Shape of log lines.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+    log_format: Literal["text", "json"] = Field(default="text", description="Shape of log lines.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
     metrics: Literal["private", "public", "off"] = Field(
-        "private", description="Who may read /metrics; private: who has an API key or is on the same machine."
+        default="private", description="Who may read /metrics; private: who has an API key or is on the same machine."
+    )
+    tracing: bool = Field(
+        default=False, description="Publications are traced, by OpenTelemetry's global tracer provider."
     )
     watchdog: float = Field(
-        1.0, ge=0, description="The stack of an event loop that stands still for this long is logged; 0 never."
+        default=1.0, ge=0, description="The stack of an event loop that stands still for this long is logged; 0 never."
     )
 
     # Redis
     redis_url: SecretStr | None = Field(
-        None,
+        default=None,
         validation_alias=AliasChoices("HUB_REDIS_URL", "redis_url", "REDIS_URL"),
         description="redis://, rediss://, unix:// or redis+sentinel:// URL; without one the hub starts a server of its "
         "own.",
     )
-    redis_timeout: float = Field(3.0, gt=0, le=60, description="Silence of Redis that counts as an outage.")
-    publish_timeout: float = Field(2.0, gt=0, le=60, description="Longest wait for Redis to take a publication.")
-    subscribe_timeout: float = Field(5.0, gt=0, le=60, description="Longest wait of a joiner for Redis.")
-    redis_prefix: str = Field("hub", min_length=1, description="First part of every Redis key and channel.")
+    redis_timeout: float = Field(default=3.0, gt=0, le=60, description="Silence of Redis that counts as an outage.")
+    publish_timeout: float = Field(
+        default=2.0, gt=0, le=60, description="Longest wait for Redis to take a publication."
+    )
+    subscribe_timeout: float = Field(default=5.0, gt=0, le=60, description="Longest wait of a joiner for Redis.")
+    redis_prefix: str = Field(default="hub", min_length=1, description="First part of every Redis key and channel.")
 
     # Who may do what
-    token: SecretStr | None = Field(None, description="Static token that clients must send as ?token=.")
+    token: SecretStr | None = Field(default=None, description="Static token that clients must send as ?token=.")
     api_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="Keys of the HTTP API (X-API-Key), comma-separated; without one it is off."
+        default=(), description="Keys of the HTTP API (X-API-Key), comma-separated; without one it is off."
     )
-    origins: _Texts = Field((), description="Origins allowed besides the same host, comma-separated; * for all.")
+    console_password: SecretStr | None = Field(
+        default=None, description="Password of the console at /console, 8 characters at least; without one it is off."
+    )
+    origins: _Texts = Field(
+        default=(), description="Origins allowed besides the same host, comma-separated; * for all."
+    )
 
     # Protocol clients
-    token_hmac_secret_key: SecretStr | None = Field(None, description="Secret of HS256, HS384 and HS512 tokens.")
-    token_hmac_previous_secret_key: SecretStr | None = Field(None, description="The secret before, still accepted.")
+    token_hmac_secret_key: SecretStr | None = Field(
+        default=None, description="Secret of HS256, HS384 and HS512 tokens."
+    )
+    token_hmac_previous_secret_key: SecretStr | None = Field(
+        default=None, description="The secret before, still accepted."
+    )
     token_hmac_previous_secret_key_valid_until: int = Field(
-        0, ge=0, description="Until when (Unix time); 0 is for ever."
+        default=0, ge=0, description="Until when (Unix time); 0 is for ever."
     )
-    token_rsa_public_key: str = Field("", description="PEM of the key of RS256, RS384 and RS512 tokens.")
-    token_ecdsa_public_key: str = Field("", description="PEM of the key of ES256, ES384 and ES512 tokens.")
-    token_jwks_public_endpoint: str = Field("", description="URL of a JSON Web Key Set.")
-    token_audience: str = Field("", description="What `aud` of a token must be, if set.")
-    token_issuer: str = Field("", description="What `iss` of a token must be, if set.")
-    token_user_id_claim: str = Field("sub", min_length=1, description="The claim with the user's id.")
+    token_rsa_public_key: str = Field(default="", description="PEM of the key of RS256, RS384 and RS512 tokens.")
+    token_ecdsa_public_key: str = Field(default="", description="PEM of the key of ES256, ES384 and ES512 tokens.")
+    token_jwks_public_endpoint: str = Field(default="", description="URL of a JSON Web Key Set.")
+    token_audience: str = Field(default="", description="What `aud` of a token must be, if set.")
+    token_issuer: str = Field(default="", description="What `iss` of a token must be, if set.")
+    token_user_id_claim: str = Field(default="sub", min_length=1, description="The claim with the user's id.")
     allow_anonymous_connect_without_token: bool | None = Field(
-        None, description="Clients without a token may connect; unset, they may if no token key is set."
+        default=None, description="Clients without a token may connect; unset, they may if no token key is set."
     )
-    client_insecure: bool = Field(False, description="Everybody may do everything. For tests.")
+    client_insecure: bool = Field(default=False, description="Everybody may do everything. For tests.")
     subscribe_to_user_personal_channel: bool = Field(
-        False, description="Each user is subscribed to the channel #<user id>."
+        default=False, description="Each user is subscribed to the channel #<user id>."
     )
-    user_personal_channel_namespace: str = Field("", description="The namespace of these channels.")
-    client_channel_limit: int = Field(128, ge=1, le=65536, description="Channels of one client.")
+    user_personal_channel_namespace: str = Field(default="", description="The namespace of these channels.")
+    client_channel_limit: int = Field(default=128, ge=1, le=65536, description="Channels of one client.")
     # With this and `handshake_timeout` no silent client is there after 10 s: a deadline is met a quarter of a second
     # late at most, the answer to a close frame may take half a second, and the rest is for a worker that is busy.
     client_stale_timeout: float = Field(
-        8.0,
+        default=8.0,
         gt=0,
         description="A client must send `connect` within this time; 3502 comes 0.25 s later at most, the end 0.75 s "
         "after that.",
     )
-    client_expired_grace: float = Field(25.0, ge=0, description="How much later than its token a client expires.")
-    presence_lease: float = Field(10.0, ge=1, le=300, description="The clients of a dead worker leave within this.")
-    recovery_limit: int = Field(300, ge=1, le=10000, description="A client that missed more does not recover.")
-    without_namespace: ChannelOptions = Field(OPEN, description="Channels whose names have no colon.")
+    client_expired_grace: float = Field(
+        default=25.0, ge=0, description="How much later than its token a client expires."
+    )
+    presence_lease: float = Field(
+        default=10.0, ge=1, le=300, description="The clients of a dead worker leave within this."
+    )
+    recovery_limit: int = Field(default=300, ge=1, le=10000, description="A client that missed more does not recover.")
+    without_namespace: ChannelOptions = Field(default=OPEN, description="Channels whose names have no colon.")
     namespaces: dict[str, ChannelOptions] = Field(
-        dict(BUILT_IN), description="Channels whose names begin with `<name>:`."
+        default=dict(BUILT_IN), description="Channels whose names begin with `<name>:`."
     )
 
     # Limits
-    max_message_size: int = Field(65536, ge=1, le=2**30, description="Largest message.")
-    message_rate: float = Field(0.0, ge=0, description="Messages a second from one connection; 0 is unlimited.")
-    message_burst: int = Field(0, ge=0, description="Messages that may come at once; 0 is twice the rate.")
-    max_connections: int = Field(0, ge=0, description="WebSocket connections of one worker; 0 is unlimited.")
+    max_message_size: int = Field(default=65536, ge=1, le=2**30, description="Largest message.")
+    message_rate: float = Field(default=0.0, ge=0, description="Messages a second from one connection; 0 is unlimited.")
+    message_burst: int = Field(default=0, ge=0, description="Messages that may come at once; 0 is twice the rate.")
+    max_connections: int = Field(
+        default=0, ge=0, description="WebSockets and event streams of one worker; 0 is unlimited."
+    )
     connect_rate: float = Field(
-        0.0, ge=0, description="New WebSockets a second of one worker, the others get HTTP 503; 0 is unlimited."
+        default=0.0,
+        ge=0,
+        description="New WebSockets and event streams a second of one worker, the others get HTTP 503; 0 is unlimited.",
     )
 
     # Connections
-    ping_interval: float = Field(25.0, gt=0, description="A silent connection is pinged after this long.")
-    ping_timeout: float = Field(10.0, gt=0, description="It is dropped if nothing comes back for this long.")
+    ping_interval: float = Field(default=25.0, gt=0, description="A silent connection is pinged after this long.")
+    ping_timeout: float = Field(default=10.0, gt=0, description="It is dropped if nothing comes back for this long.")
     handshake_timeout: float = Field(
-        8.0, gt=0, description="Longest handshake or other HTTP request; cut off 0.25 s later at most."
+        default=8.0, gt=0, description="Longest handshake or other HTTP request; cut off 0.25 s later at most."
     )
-    slow_policy: SlowPolicy = Field("disconnect", description="What happens to a raw client that reads too slowly.")
-    slow_budget: int = Field(1048576, ge=1024, description="Bytes kept for such a client.")
-    slow_timeout: float = Field(10.0, gt=0, description="A client that takes nothing for this long is dropped.")
-    compression: bool = Field(False, description="Messages may be compressed (permessage-deflate).")
+    slow_policy: SlowPolicy = Field(
+        default="disconnect", description="What happens to a raw client that reads too slowly."
+    )
+    slow_budget: int = Field(default=1048576, ge=1024, description="Bytes kept for such a client.")
+    slow_timeout: float = Field(default=10.0, gt=0, description="A client that takes nothing for this long is dropped.")
+    compression: bool = Field(default=False, description="Messages may be compressed (permessage-deflate).")
 
-    config: Path | None = Field(None, description="TOML file with any of these settings.")
+    config: Path | None = Field(default=None, description="TOML file with any of these settings.")
 
     @field_validator("origins", "api_key", mode="before")
     @classmethod
@@ -169,7 +200,8 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "redis_url", "token", "token_hmac_secret_key", "token_hmac_previous_secret_key", "uds", mode="before"
+        *("redis_url", "token", "console_password", "token_hmac_secret_key", "token_hmac_previous_secret_key", "uds"),
+        mode="before",
     )
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
@@ -183,6 +215,13 @@ class Settings(BaseSettings):
             return None
         if not value.get_secret_value().startswith(_REDIS_SCHEMES):
             raise ValueError(f"a Redis URL begins with {', '.join(_REDIS_SCHEMES[:-1])} or {_REDIS_SCHEMES[-1]}")
+        return value
+
+    @field_validator("console_password")
+    @classmethod
+    def _check_console_password(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < LEAST_PASSWORD:
+            raise ValueError(f"a password has at least {LEAST_PASSWORD} characters")
         return value
 
     @model_validator(mode="after")

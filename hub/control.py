@@ -20,7 +20,7 @@ from msgspec import Meta, Raw, Struct
 from . import __version__
 from .authority import Authority
 from .client import Client
-from .clients import Clients
+from .clients import Clients, Connected
 from .errors import Disconnect, Disconnects, Errors, HubError, Refused
 from .handlers import subscribe_by_server
 from .hub import HubCore
@@ -30,14 +30,18 @@ from .subscription import ttl
 from .tokens import Override, SubscribeGrant
 from .types import StreamPosition, channel_name
 
-__all__ = ["HubNode", "NodeInfo"]
+__all__ = ["OWN", "HubNode", "NodeInfo"]
 
-log = logging.getLogger("hub.control")
+log: logging.Logger = logging.getLogger("hub.control")
 
 T = TypeVar("T")
 
 # Seconds that a survey waits for the other workers.
 SURVEY_TIMEOUT = 2.0
+
+# Begins the names of channels that the hub has for itself. No client, token or call can name one: it is a control
+# character.
+OWN = "\x1f"
 
 
 class NodeInfo(Struct, kw_only=True):
@@ -93,6 +97,20 @@ class _Forget(_Order, tag="forget", kw_only=True):
     channel: str
 
 
+class _Look(_Order, tag="look", kw_only=True):
+    pass
+
+
+class _Admit(_Order, tag="admit", kw_only=True):
+    ticket: str
+    # Seconds.
+    lasts: float
+
+
+class _Retire(_Order, tag="retire", kw_only=True):
+    pass
+
+
 class _Survey(_Order, tag="survey", kw_only=True):
     number: str
     node: str
@@ -108,23 +126,30 @@ class _Answer(_Order, tag="answer", kw_only=True):
 
 _encode = msgspec.json.encode
 _decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
-    _Subscribe | _Unsubscribe | _Disconnect | _Refresh | _Forget | _Survey | _Answer
+    _Subscribe | _Unsubscribe | _Disconnect | _Refresh | _Forget | _Look | _Admit | _Retire | _Survey | _Answer
 )
 
 
 class HubNode(HubCore):
     """A hub that knows its protocol clients, and the other workers.
 
-    The methods for users act on all their connections, on every worker, within a second; a user who is not connected
-    is no error. They raise BrokerUnavailable if the other workers cannot be told.
+    The methods for users act on all connections of the user with this id, on every worker, within a second; a user who
+    is not connected is no error. `client` is the id of one connection, as presence lists it: then on that one only
+    (`session` is the same). They raise BrokerUnavailable if the other workers cannot be told, ValueError for what
+    could not be told them: a time that is infinite, or text that is not UTF-8.
     """
 
     def __init__(self, *args: Any, authority: Authority, **options: Any) -> None:
         super().__init__(*args, **options)
         self.authority = authority
-        self.clients: Clients[Client] = Clients()
+        self.clients: Clients[Connected] = Clients()
         self._surveys: dict[str, asyncio.Queue[Raw]] = {}
         self._born = time.monotonic()
+
+    @property
+    def uptime(self) -> float:
+        """Seconds."""
+        return time.monotonic() - self._born
 
     # Users
 
@@ -141,9 +166,12 @@ class HubNode(HubCore):
         recover_since: StreamPosition | None = None,
         expire_at: float = 0,
     ) -> None:
-        """Subscribe a user's connections, or the one with the id `client`, to a channel.
+        """Subscribe a user's connections to a channel, whatever its namespace allows.
 
-        `info` and `data` are JSON. Raises Refused if the channel's namespace is unknown.
+        `info` (shown to others) and `data` (for the client) are JSON, `override` changes options for these
+        subscriptions, `recover_since` sends what was published since; they end at `expire_at`, Unix time, 0 never.
+
+        Raises Refused if the channel's namespace is unknown (102), InvalidChannel.
         """
         self.authority.options(channel_name(channel))
         order = _Subscribe(user=user, client=client or session, channel=channel, override=override or Override())
@@ -151,7 +179,7 @@ class HubNode(HubCore):
         await self._order(order)
 
     async def unsubscribe_user(self, user: str, channel: str = "", *, client: str = "", session: str = "") -> None:
-        """Unsubscribe a user's connections from a channel, or from all."""
+        """Unsubscribe a user's connections from a channel, or from all; the clients do not subscribe again."""
         await self._order(_Unsubscribe(user=user, client=client or session, channel=channel))
 
     async def disconnect_user(
@@ -165,7 +193,8 @@ class HubNode(HubCore):
     ) -> None:
         """Close a user's connections, except those with the ids in `whitelist`.
 
-        Raises ValueError for a code that a close frame cannot have.
+        `disconnect` has the close code and its reason: after 3500-3999 and 4500-4999 clients stay away, after all else
+        they come back. Raises ValueError for a code that a close frame cannot have.
         """
         if not may_be_sent(disconnect.code):
             raise ValueError(f"a close frame cannot have the code {disconnect.code}")
@@ -183,7 +212,10 @@ class HubNode(HubCore):
         expire_at: float = 0,
         info: bytes = b"",
     ) -> None:
-        """Let a user's connections live until `expire_at` (0: for ever), or end them now as `expired`."""
+        """Let a user's connections live until `expire_at` (Unix time, 0 for ever), or end them now as `expired`.
+
+        `info`, if given, is JSON and replaces what is shown to others of the connection.
+        """
         order = _Refresh(user=user, client=client or session, expired=expired, expire_at=expire_at, info=info)
         await self._order(order)
 
@@ -205,17 +237,47 @@ class HubNode(HubCore):
         await self.start()
         return await self.broker.broadcast(payload)
 
+    # The console
+
+    async def look(self) -> None:
+        """Have every worker tell its figures for a while (`hub.console_figures`). Raises BrokerUnavailable."""
+        await self._order(_Look())
+
+    async def admit(self, ticket: str, lasts: float) -> None:
+        """Have every worker take a console's ticket, told as a digest, for seconds. Raises BrokerUnavailable."""
+        await self._order(_Admit(ticket=ticket, lasts=lasts))
+
+    async def retire(self, node: str) -> bool:
+        """Have a worker replaced by another one; false if there is none of that id. Raises BrokerUnavailable.
+
+        A worker of `hub serve` goes when another serves in its place; others go on.
+        """
+        await self.start()
+        return bool(await self.broker.tell(node, _encode(_Retire())))
+
+    def on_look(self) -> None:
+        """Somebody has called `look`."""
+
+    def on_admit(self, ticket: str, lasts: float) -> None:
+        """Somebody has called `admit`."""
+
+    def on_retire(self) -> None:
+        """Somebody has called `retire` for this worker."""
+
     # Surveys
 
     async def channels(self, pattern: str = "") -> dict[str, int]:
-        """The channels that have subscribers, of all workers, with their numbers; `pattern` is a glob."""
+        """The channels that have subscribers, of all workers, with their numbers; `pattern` is a glob (empty: all).
+
+        A worker that does not answer within 2 seconds is missing, which is logged. Raises BrokerUnavailable.
+        """
         found: Counter[str] = Counter()
         for answer in await self._survey("channels", dict[str, int], pattern):
             found.update(answer)
         return dict(found)
 
     async def info(self) -> list[NodeInfo]:
-        """Every worker."""
+        """Every worker that answers within 2 seconds. Raises BrokerUnavailable."""
         return await self._survey("info", NodeInfo)
 
     async def _survey(self, kind: str, shape: type[T], pattern: str = "") -> list[T]:
@@ -247,7 +309,8 @@ class HubNode(HubCore):
 
     def _channels_here(self, pattern: str) -> dict[str, int]:
         matches = re.compile(fnmatch.translate(pattern or "*")).match
-        return {name: len(channel) for name, channel in self.registry.channels.items() if matches(name) and channel}
+        found = self.registry.channels.items()
+        return {name: len(each) for name, each in found if matches(name) and each and not name.startswith(OWN)}
 
     def _info_here(self) -> NodeInfo:
         channels = self.registry.channels.values()
@@ -259,7 +322,7 @@ class HubNode(HubCore):
             num_users=self.clients.users,
             num_subs=sum(len(channel) for channel in channels),
             num_channels=len(channels),
-            uptime=int(time.monotonic() - self._born),
+            uptime=int(self.uptime),
         )
 
     # What was told
@@ -282,6 +345,12 @@ class HubNode(HubCore):
                         log.exception("unexpected fault while %r was told what to do", client, extra=client.extra)
             case _Forget():
                 self.streams.forget(order.channel)
+            case _Look():
+                self.on_look()
+            case _Admit():
+                self.on_admit(order.ticket, order.lasts)
+            case _Retire():
+                self.on_retire()
             case _Survey():
                 body = self._info_here() if order.kind == "info" else self._channels_here(order.pattern)
                 self._keep(self.broker.tell(order.node, _encode(_Answer(number=order.number, body=Raw(_encode(body))))))
@@ -293,12 +362,12 @@ class HubNode(HubCore):
         """An answer that cannot be sent is one that the survey waits for in vain."""
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    def _act(self, client: Client, order: _Targeted) -> None:
+    def _act(self, client: Connected, order: _Targeted) -> None:
         match order:
-            case _Subscribe():
+            case _Subscribe() if isinstance(client, Client):  # an event stream has one channel for ever
                 self._subscribe(client, order)
             case _Unsubscribe():
-                for channel in [order.channel] if order.channel else [*client.subs, *client.opening]:
+                for channel in [order.channel] if order.channel else client.channels:
                     client.unsubscribe(channel)
             case _Disconnect() if client.client_id not in order.whitelist:
                 client.end(Disconnect(code=order.code, reason=order.reason))
@@ -317,11 +386,12 @@ class HubNode(HubCore):
         text = "%r could not be subscribed to %r: %s"
         log.warning(text, client, channel, fault, exc_info=unexpected, extra=client.extra)
 
-    def _refresh(self, client: Client, order: _Refresh) -> None:
+    def _refresh(self, client: Connected, order: _Refresh) -> None:
         if order.expired:
             client.end(Disconnects.EXPIRED)
             return
         if order.info:
             client.info = order.info
         client.prolong(order.expire_at)
-        client.wire.write(push("refresh", RefreshResult(bool(order.expire_at), ttl(order.expire_at))))
+        if isinstance(client, Client):
+            client.wire.write(push("refresh", RefreshResult(bool(order.expire_at), ttl(order.expire_at))))

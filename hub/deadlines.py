@@ -11,7 +11,7 @@ from .log import extra_of
 
 __all__ = ["RESOLUTION", "Deadlines", "Timed"]
 
-log = logging.getLogger("hub.wire")
+log: logging.Logger = logging.getLogger("hub.wire")
 
 # Seconds; a visit is this much late at most.
 RESOLUTION = 0.25

@@ -8,15 +8,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 
 from .protocol.forms import Event
 from .registry import Channel, Subscriber, Writer
+from .tracing import Tracing
 from .types import Publication
 
 __all__ = ["Delivery"]
 
-log = logging.getLogger("hub")
+log: logging.Logger = logging.getLogger("hub")
 
 # Publications that came together will have company again. So if writing them took t seconds of the processor, the first
 # one that comes within t seconds after that waits this share of t for others: one write for all costs little more.
@@ -38,8 +40,14 @@ class Delivery:
         self._took = self._company_until = 0.0
         # For `hub.metrics`: messages written to clients, with their bytes. Then the events of which these were made,
         # and those that a fault kept from a channel's clients.
-        self.messages = self.bytes = 0
-        self.events = self.failed = 0
+        self.messages: int = 0
+        self.bytes: int = 0
+        self.events: int = 0
+        self.failed: int = 0
+        # These events by channel; counted only while somebody looks (`hub.console_figures`).
+        self.tally: Counter[str] | None = None
+        # None: nothing is traced.
+        self.tracing: Tracing | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """What is pending still was for clients of another loop, which has ended before it was written."""
@@ -81,11 +89,16 @@ class Delivery:
         events, channel.pending = channel.pending, []
         if not events:
             return  # somebody who joined in this tick had it written already
+        begun = self.tracing.begin() if self.tracing is not None else None
         try:
             messages, size = _fan_out(channel, events)
             self.messages += messages
             self.bytes += size
             self.events += len(events)
+            if self.tally is not None:
+                self.tally[channel.name] += len(events)
+            if self.tracing is not None and begun is not None:
+                self.tracing.delivered(channel, events, begun, size)
         except Exception:
             self.failed += len(events)
             log.exception("unexpected fault while writing to the clients of %r", channel)

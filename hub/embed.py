@@ -9,48 +9,58 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import Any, TypeVar, Unpack
+from weakref import WeakSet
 
 import redis.asyncio as aioredis
 from fastapi import APIRouter
-from starlette.routing import WebSocketRoute
+from fastapi.params import Depends
+from opentelemetry.trace import TracerProvider
+from starlette.routing import Route, WebSocketRoute
 
 from .admission import Admission
 from .api import api_router
+from .asyncapi import AsyncApi
 from .authority import Asker, Authenticator, Authority
 from .broker import Broker
 from .channel_ws import ChannelEndpoint
 from .client import Context
 from .config import Settings
-from .control import HubNode
+from .console import Console
+from .console_figures import Figures
 from .errors import BrokerUnavailable
 from .exposition import metrics_router
 from .handlers import HANDLERS
 from .health import health_router
 from .log import redact_tokens
 from .memory import MemoryBroker
-from .metrics import HubCollector, Vitals, render
+from .metrics import HubCollector, Vitals, messages_dropped, render
 from .on_commit import AnySession, on_commit
 from .publishing import Order, PublishOptions, check_size, prepare
 from .pubsub import RedisBroker
 from .siblings import Siblings
+from .sse import SseEndpoint
+from .tracing import Tracing
+from .typed.hub import TypedHub
 from .watchdog import Watchdog
 from .wire_server import OPTIONS_STATE
 from .ws import EchoEndpoint, RawEndpoint
 
 __all__ = ["Hub"]
 
-log = logging.getLogger("hub")
+log: logging.Logger = logging.getLogger("hub")
 
 # Seconds that the application has for its `on_disconnect` when the server ends.
 LAST_WORDS = 5.0
 
+# All of this process; `hub.testing` looks for those of an application.
+hubs: WeakSet[Hub] = WeakSet()
+
 _Subscribe = TypeVar("_Subscribe", bound=Callable[[Asker, str], Awaitable[bool | None]])
 _Publish = TypeVar("_Publish", bound=Callable[[Asker, str, Any], Awaitable[bool | None]])
 _Disconnect = TypeVar("_Disconnect", bound=Callable[[Asker, int, str], Awaitable[None]])
-_Rpc = TypeVar("_Rpc", bound=Callable[[Asker, Any], Awaitable[Any]])
 
 
-class Hub(HubNode):
+class Hub(TypedHub):
     """A realtime hub inside a FastAPI application.
 
     ::
@@ -67,12 +77,20 @@ class Hub(HubNode):
         *,
         redis: str | aioredis.Redis | None = None,
         broker: Broker | None = None,
+        console: Depends | None = None,
+        tracer_provider: TracerProvider | None = None,
     ) -> None:
         """`redis` is a URL or a client (fakeredis too); without it `settings.redis_url`, without that memory.
 
-        Raises ConfigError if a setting is wrong.
+        `console=Depends(require_admin)` turns the console on for whom that dependency of yours lets pass; so does
+        HUB_CONSOLE_PASSWORD, for who knows it. With both it asks for both. `tracer_provider` turns tracing on, as
+        HUB_TRACING does with OpenTelemetry's global one.
+
+        Raises ConfigError if a setting is wrong, TypeError if `console` is no dependency.
         """
-        self.settings = settings or Settings.load()
+        if not isinstance(console, Depends | None):
+            raise TypeError(f"console is a dependency, Depends(your_function), not {console!r}")
+        self.settings: Settings = settings or Settings.load()
         namespaces = self.settings.channels
         super().__init__(
             broker or _broker(self.settings, redis),
@@ -88,6 +106,16 @@ class Hub(HubNode):
         self.siblings: Siblings | None = None
         # Publications after a commit that are under way.
         self._committed: set[asyncio.Task[None]] = set()
+        hubs.add(self)
+        if tracer_provider is not None or self.settings.tracing:
+            self.delivery.tracing = Tracing(self.node, messages_dropped, tracer_provider)
+        # Asks for another worker in the place of this one. Set by who can start one, as `hub serve`.
+        self.retire_here: Callable[[], None] | None = None
+        self._figures = Figures(self._vitals, lambda: self.retire_here is not None)
+        # None: there is none.
+        self._console: Console | None = None
+        if console is not None or self.settings.console_password is not None:
+            self._console = Console(self, self.settings, self._figures, console)
 
     # Publishing after a commit
 
@@ -160,34 +188,42 @@ class Hub(HubNode):
         return authenticator
 
     def on_subscribe(self, function: _Subscribe) -> _Subscribe:
-        """Decorator: who may subscribe without a token, by client and channel; None leaves it to the namespace.
+        """Decorator: who may subscribe without a token; None leaves it to the namespace.
 
-        Not asked for `$private` channels and those with `#users`.
+        Asked for raw rooms too, whose clients have no user. Not asked for `$private` channels and those with `#users`.
+        To a protocol client `hub.Refused` says its error, any other exception an internal one (100).
+
+        ::
+
+            @hub.on_subscribe
+            async def may_subscribe(client: Asker, channel: str) -> bool | None: ...
         """
         self.authority.hooks.subscribe = function
         return function
 
     def on_publish(self, function: _Publish) -> _Publish:
-        """Decorator: who may publish, by client, channel and data; None leaves it to the namespace."""
+        """Decorator: who may publish what; None leaves it to the namespace.
+
+        `data` is what JSON has of it. Raw rooms do not wait for an answer: with this function they only listen.
+
+        ::
+
+            @hub.on_publish
+            async def may_publish(client: Asker, channel: str, data: Any) -> bool | None: ...
+        """
         self.authority.hooks.publish = function
         return function
 
     def on_disconnect(self, function: _Disconnect) -> _Disconnect:
-        """Decorator: called with client, close code and reason when a protocol client has gone."""
+        """Decorator: called with the close code and its reason when a protocol client has gone.
+
+        ::
+
+            @hub.on_disconnect
+            async def gone(client: Asker, code: int, reason: str) -> None: ...
+        """
         self.authority.hooks.disconnect = function
         return function
-
-    def rpc(self, name: str) -> Callable[[_Rpc], _Rpc]:
-        """Decorator: what clients call by `name`, with client and data; returns what JSON can say.
-
-        `hub.Refused` with an `Error` of 400 to 1999 tells the client what is wrong.
-        """
-
-        def register(function: _Rpc) -> _Rpc:
-            self.authority.hooks.rpc[name] = function
-            return function
-
-        return register
 
     @cached_property
     def _context(self) -> Context:
@@ -225,14 +261,36 @@ class Hub(HubNode):
             WebSocketRoute("/ws/{room:hub_room}", raw, name="hub_room"),
             WebSocketRoute("/echo", echo, name="hub_echo"),
             WebSocketRoute("/connection/websocket", ChannelEndpoint(self._context), name="hub_channels"),
+            Route("/sse/{channel:hub_room}", SseEndpoint(self._context), name="hub_sse", include_in_schema=False),
         ]
         router.include_router(api_router(self, self.settings))
         router.include_router(health_router(self, lambda: self.siblings))
-        router.include_router(metrics_router(self._vitals, self.settings, lambda: self.siblings))
+        router.include_router(metrics_router(lambda: self._vitals, self.settings, lambda: self.siblings))
+        router.include_router(AsyncApi(self).router)
+        if self._console is not None:
+            router.include_router(self._console.router)
         return router
+
+    # The console, of this worker or another one
+
+    def on_look(self) -> None:
+        self._figures.on_look()
+
+    def on_admit(self, ticket: str, lasts: float) -> None:
+        if self._console is not None:
+            self._console.on_admit(ticket, lasts)
+
+    def on_retire(self) -> None:
+        if self.retire_here is None:
+            log.warning("this worker was asked to go, and stays: it is not of `hub serve`, nobody would replace it")
+            return
+        log.warning("another worker is to take the place of this one")
+        self._figures.retiring()
+        self.retire_here()
 
     @asynccontextmanager
     async def _lifespan(self, app: Any) -> AsyncIterator[dict[str, Any]]:
+        self.application = app
         async with self:
             yield {OPTIONS_STATE: self.settings.wire()}
             if self._context.tasks:
@@ -249,6 +307,7 @@ class Hub(HubNode):
 
     async def stop(self) -> None:
         self._watchdog.stop()
+        await self._figures.stop()
         await asyncio.sleep(0)  # what sessions have handed over is under way then
         if self._committed:
             await asyncio.wait(self._committed, timeout=LAST_WORDS)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 __all__ = [
     "BrokerUnavailable",
     "ConfigError",
+    "Denied",
     "Disconnect",
     "Disconnects",
     "Ended",
@@ -45,7 +46,7 @@ class InvalidChannel(HubError, ValueError):
 
 
 class MessageTooBig(HubError, ValueError):
-    """A publication is larger than `max_message_size`."""
+    """The data of a publication are larger than `max_message_size` bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +110,13 @@ class Refused(HubError):
     def __init__(self, error: Error, detail: str = "") -> None:
         super().__init__(detail or error.message)
         self.error = error
+
+
+class Denied(Refused):
+    """Raised by the application's functions: permission denied (103), and the sentence that the client is told."""
+
+    def __init__(self, reason: str = Errors.PERMISSION_DENIED.message) -> None:
+        super().__init__(Error(code=Errors.PERMISSION_DENIED.code, message=reason))
 
 
 class Ended(HubError):

@@ -49,7 +49,9 @@ def _up(answers: Mapping[str, bytes | None]) -> bytes:
 # Asking for it
 
 
-def metrics_router(vitals: Vitals, settings: Settings, siblings: Callable[[], Siblings | None]) -> APIRouter:
+def metrics_router(
+    vitals: Callable[[], Vitals], settings: Settings, siblings: Callable[[], Siblings | None]
+) -> APIRouter:
     """`/metrics`, unless it is off."""
     router = APIRouter(tags=["metrics"])
     if settings.metrics == "off":
@@ -62,7 +64,7 @@ def metrics_router(vitals: Vitals, settings: Settings, siblings: Callable[[], Si
             raise HTTPException(401, LOCKED, headers={"WWW-Authenticate": "apikey"})
         others = siblings()
         if others is None:
-            answers: Mapping[str, bytes | None] = {str(os.getpid()): await render(vitals, str(os.getpid()))}
+            answers: Mapping[str, bytes | None] = {str(os.getpid()): await render(vitals(), str(os.getpid()))}
         else:
             answers = await others.ask("metrics", PATIENCE)
         return Response(merge(answers), media_type=TEXT_FORMAT)

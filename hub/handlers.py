@@ -199,7 +199,7 @@ def _publish(client: Client, command: Command) -> Work | None:
     channel, data = _named(body.channel), bytes(body.data)
     authority = client.context.authority
     options = authority.publishable(channel, data)
-    if authority.hooks.publish is not None:
+    if (authority.hooks.publish is not None or options.rules is not None) and authority.asks(options):
         client.held.append(channel)
         return _publish_if_allowed(client, command, channel, data)
     authority.may_publish(client, channel, options)

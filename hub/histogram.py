@@ -17,8 +17,8 @@ class Histogram:
     __slots__ = ("counts", "sum")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS) + 1)
-        self.sum = 0.0
+        self.counts: list[int] = [0] * (len(BOUNDS) + 1)
+        self.sum: float = 0.0
 
     def __repr__(self) -> str:
         return f"<Histogram of {sum(self.counts)}, {self.sum:.3f} s>"

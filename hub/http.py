@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from websockets.datastructures import Headers
 
+from .errors import Disconnect
 from .handshake import http_response
 from .log import Throttled
+from .wire_contract import HTTP_EXTENSION
 from .wire_server import wire_server
 
 __all__ = ["HubHttpProtocol", "refused_requests"]
 
-log = logging.getLogger("hub.http")
+log: logging.Logger = logging.getLogger("hub.http")
 
 # Bytes of one connection that are handled before the others get their turn.
 PIECE = 16384
@@ -44,7 +47,10 @@ def refused_requests() -> dict[str, int]:
 
 
 class HubHttpProtocol(HttpToolsProtocol):
-    """One connection, until it becomes a WebSocket."""
+    """One connection, until it becomes a WebSocket. Implements `hub.wire_contract.HttpConnection`."""
+
+    # httptools' own, which has no types; None once it is a WebSocket.
+    parser: Any
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -64,6 +70,23 @@ class HubHttpProtocol(HttpToolsProtocol):
         self._answering: RequestResponseCycle | None = None
         # While the client reads too slowly, how many bytes it had not taken at the last look.
         self._stall = 0
+        # See `HttpConnection`.
+        self.on_shutdown: Callable[[], object] | None = None
+        self.stalled: bool = False
+
+    # For answers that do not end by themselves
+
+    @property
+    def draining(self) -> bool:
+        return self._wire_server.draining
+
+    def refusal(self) -> Disconnect | None:
+        return self._wire_server.capacity.refusal(len(self.connections), self._wire_server.options)
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    # The transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -82,6 +105,7 @@ class HubHttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
+        cast(dict[str, Any], cycle.scope)["extensions"] = {HTTP_EXTENSION: {"connection": self}}
         super()._start_asgi_task(cycle, app)
 
     def on_due(self) -> None:
@@ -90,6 +114,7 @@ class HubHttpProtocol(HttpToolsProtocol):
             self._expect_reading()
             return
         if to_read:
+            self.stalled = True
             self._wire_server.slow.add()
         elif not (self._refused or self._wire_server.draining):
             _slow.add()
@@ -127,6 +152,8 @@ class HubHttpProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """uvicorn stops, and no more connections are let in. One that was, just before, has not been heard yet."""
         self._wire_server.draining = True
+        if self.on_shutdown is not None:
+            self.on_shutdown()
         if self.cycle is None or self._head > 0 or self._waiting:
             self._expect_request()
         else:
@@ -241,7 +268,7 @@ class HubHttpProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             self.handle_websocket_upgrade()
-            self.parser = None  # type: ignore[assignment]  # it and we would keep each other alive
+            self.parser = None  # it and we would keep each other alive
             self.transport.resume_reading()
             if rest:
                 cast(asyncio.Protocol, self.transport.get_protocol()).data_received(rest)

@@ -25,7 +25,7 @@ from .registry import Channel, Registry, Subscriber
 from .streams import Streams
 from .types import (
     ClientInfo,
-    History,
+    HistoryResult,
     PresenceStats,
     Publication,
     PublishResult,
@@ -35,7 +35,7 @@ from .types import (
 
 __all__ = ["HubCore", "publication_of"]
 
-log = logging.getLogger("hub")
+log: logging.Logger = logging.getLogger("hub")
 
 
 class HubCore:
@@ -51,15 +51,15 @@ class HubCore:
         recovery_limit: int = 300,
     ) -> None:
         self.broker = broker
-        self.registry = Registry()
-        self.delivery = Delivery()
-        self.streams = Streams(broker, self.registry, self.delivery.emit, recovery_limit)
-        self.namespaces = namespaces or Namespaces()
+        self.registry: Registry = Registry()
+        self.delivery: Delivery = Delivery()
+        self.streams: Streams = Streams(broker, self.registry, self.delivery.emit, recovery_limit)
+        self.namespaces: Namespaces = namespaces or Namespaces()
         self._recovery_limit = recovery_limit
         # What connections owe in time; from `start` on.
         self.deadlines: Deadlines = None  # type: ignore[assignment]
         # This worker among all; in hello frames, logs and connection ids.
-        self.node = broker.node
+        self.node: str = broker.node
         self._max_message_size = max_message_size
         self._subscribe_timeout = subscribe_timeout
         self._ids = itertools.count(1)
@@ -70,10 +70,16 @@ class HubCore:
         self._starting = asyncio.Lock()
         # For `hub.metrics`, each with its bytes: messages of clients, publications for the relay.
         self.received = self.received_bytes = 0
-        self.taken = self.taken_bytes = 0
-        self.malformed = Throttled(log, logging.ERROR, "%d messages on the hub's Redis channels are not the hub's")
-        self.unsent = Throttled(log, logging.ERROR, "%d publications could not be relayed")
-        self.unserved = Throttled(log, logging.ERROR, "%d commands of clients failed because Redis did not answer")
+        self.taken: int = 0
+        self.taken_bytes: int = 0
+        self.malformed: Throttled = Throttled(
+            log, logging.ERROR, "%d messages on the hub's Redis channels are not the hub's"
+        )
+        self.unsent: Throttled = Throttled(log, logging.ERROR, "%d publications could not be relayed")
+        self.unhandled: Throttled = Throttled(log, logging.ERROR, "%d messages were not handled by on_message")
+        self.unserved: Throttled = Throttled(
+            log, logging.ERROR, "%d commands of clients failed because Redis did not answer"
+        )
 
     def __repr__(self) -> str:
         state = "stopped" if self._loop is None else "ready" if self.ready else "not ready"
@@ -162,6 +168,12 @@ class HubCore:
 
     async def issue(self, order: Order) -> PublishResult:
         """`publish` what is prepared; the hub must be started. Raises BrokerUnavailable, MessageTooBig."""
+        if self.delivery.tracing is None:
+            return await self._issue(order)
+        with self.delivery.tracing.publishing(order) as traced:
+            return await self._issue(traced)
+
+    async def _issue(self, order: Order) -> PublishResult:
         payload = envelope.encode(self._take(order.publication))
         try:
             if order.plain:
@@ -270,7 +282,7 @@ class HubCore:
 
     async def history(
         self, channel: str, *, limit: int = 0, since: StreamPosition | None = None, reverse: bool = False
-    ) -> History:
+    ) -> HistoryResult:
         """What was published in `channel`, after `since` (in `reverse` before it, newest first), and the end.
 
         `limit` 0 is nothing but the position, -1 all; more than `recovery_limit` is never read. Raises Refused if the
@@ -294,7 +306,7 @@ class HubCore:
         )
         if since is not None and since.epoch not in ("", page.position.epoch):
             raise Refused(Errors.UNRECOVERABLE_POSITION)
-        return History(self.streams.publications(channel, page), page.position)
+        return HistoryResult(self.streams.publications(channel, page), page.position)
 
     async def presence(self, channel: str) -> dict[str, ClientInfo]:
         """Who is in `channel`, by the id of the connection. Raises Refused (108), BrokerUnavailable."""

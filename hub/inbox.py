@@ -20,7 +20,7 @@ from .types import DataKind, Membership, Publication
 
 __all__ = ["VALUES", "Inbox", "MessagesLost", "Unsubscribed", "lost_messages", "value_of"]
 
-log = logging.getLogger("hub")
+log: logging.Logger = logging.getLogger("hub")
 
 _lost = Throttled(log, logging.WARNING, "%d messages dropped for iterators that take them too slowly")
 
@@ -115,7 +115,7 @@ class Inbox:
         self._messages: Iterator[tuple[int, bytes]] = iter(())
         self._chunks: deque[bytes] = deque()
         # Bytes in `_chunks`.
-        self.size = 0
+        self.size: int = 0
         # Messages dropped behind those that wait.
         self._lost = 0
         self._ended = False

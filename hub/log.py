@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 __all__ = ["RedactQuery", "Throttled", "configure", "extra_of", "redact_tokens"]
 
-_SECRET_PARAMETER = re.compile(r"(?i)\b(token|access_token|api_key|key)=(?!…)[^&\s\"']+")
+_SECRET_PARAMETER = re.compile(r"(?i)\b(token|sub_token|access_token|api_key|key)=(?!…)[^&\s\"']+")
 
 
 class RedactQuery(logging.Filter):
@@ -57,7 +57,7 @@ class Throttled:
         self._since = 0
         self._next = 0.0
         # All events so far.
-        self.total = 0
+        self.total: int = 0
 
     def add(self, count: int = 1, last: str = "") -> None:
         """`last` describes the newest event, for the line's end."""

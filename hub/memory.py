@@ -27,11 +27,13 @@ class MemoryBroker:
     shared = False
 
     def __init__(self) -> None:
-        self.node = os.urandom(6).hex()
-        self.ready = False
+        self.node: str = os.urandom(6).hex()
+        self.ready: bool = False
         self._channels: set[str] = set()
+        # Of `listen`, by the prefix.
+        self._listening: dict[str, Deliver] = {}
         self._history = MemoryHistory()
-        self.presence = MemoryPresence(self.publish)
+        self.presence: MemoryPresence = MemoryPresence(self.publish)
         # Set by `start`.
         self._deliver: Deliver | None = None
         self._listener: Listener | None = None
@@ -47,6 +49,7 @@ class MemoryBroker:
     async def stop(self) -> None:
         self._deliver = self._listener = None
         self._channels.clear()
+        self._listening.clear()
         self.presence.stop()
         self.ready = False
 
@@ -62,6 +65,15 @@ class MemoryBroker:
     def _arrive(self, channel: str, payload: bytes) -> None:
         if self._deliver is not None and channel in self._channels:
             self._deliver(channel, payload)
+        for prefix, heard in self._listening.items():
+            if channel.startswith(prefix):
+                heard(channel, payload)
+
+    def listen(self, prefix: str, heard: Deliver) -> None:
+        self._listening[prefix] = heard
+
+    def claim(self, key: str, seconds: float) -> asyncio.Future[bool]:
+        return _answer(True)  # there is no other worker
 
     def subscribe(self, channel: str) -> Awaitable[None]:
         if self._deliver is None:

@@ -21,19 +21,20 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from . import __version__
-from .admission import CHANNELS, ECHO, OTHER, RAW, Admission
+from .admission import ENDPOINTS, OTHER, Admission
 from .control import HubNode
 from .errors import Disconnects, table
 from .histogram import Histogram
 from .http import refused_requests
 from .inbox import lost_messages
-from .plain import dropped_messages, open_wires
+from .plain import PlainWire, dropped_messages, open_wires
 from .pubsub import RedisBroker
 from .redis_presence import malformed_entries
+from .sse_wire import SseWire, open_sse_wires
 from .watchdog import Watchdog
 from .wire_server import wire_servers
 
-__all__ = ["METRICS", "UP", "HubCollector", "Metric", "Vitals", "render"]
+__all__ = ["METRICS", "UP", "HubCollector", "Metric", "Vitals", "messages_dropped", "render"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def _opened(vitals: Vitals) -> Reading:
 
 
 def _each_endpoint(counts: Counter[str]) -> dict[str, float]:
-    return {endpoint: counts[endpoint] for endpoint in (RAW, ECHO, CHANNELS)}
+    return {endpoint: counts[endpoint] for endpoint in ENDPOINTS}
 
 
 def _closed(vitals: Vitals) -> Reading:
@@ -111,12 +112,16 @@ def _refused(vitals: Vitals) -> Reading:
 
 def _slow(vitals: Vitals) -> Reading:
     closed = vitals.admission.closed_by_code
-    return sum(closed[endpoint, Disconnects.SLOW.code] for endpoint in (RAW, ECHO, CHANNELS))
+    return sum(closed[endpoint, Disconnects.SLOW.code] for endpoint in ENDPOINTS)
+
+
+def messages_dropped() -> int:
+    """In this process, for clients that read too slowly and stay connected."""
+    return dropped_messages() + lost_messages() + sum(server.dropped.total for server in wire_servers())
 
 
 def _dropped(vitals: Vitals) -> Reading:
-    slow = dropped_messages() + lost_messages() + sum(server.dropped.total for server in wire_servers())
-    return {"slow_reader": slow, "fault": vitals.hub.delivery.failed}
+    return {"slow_reader": messages_dropped(), "fault": vitals.hub.delivery.failed}
 
 
 def _tokens(vitals: Vitals) -> Reading:
@@ -125,7 +130,9 @@ def _tokens(vitals: Vitals) -> Reading:
 
 
 def _congested() -> list[Any]:
-    return [*chain(*(server.congested for server in wire_servers())), *(wire for wire in open_wires() if wire.queued)]
+    elsewhere: list[PlainWire | SseWire] = [*open_wires(), *open_sse_wires()]
+    congested = chain(*(server.congested for server in wire_servers()))
+    return [*congested, *(wire for wire in elsewhere if wire.queued)]
 
 
 METRICS = (
@@ -141,7 +148,7 @@ METRICS = (
     Metric(
         "hub_connections",
         "gauge",
-        "Open WebSocket connections.",
+        "Open WebSockets and event streams (`sse`).",
         lambda v: _each_endpoint(v.admission.open),
         ("endpoint",),
     ),
@@ -149,7 +156,7 @@ METRICS = (
     Metric(
         "hub_connections_closed_total",
         "counter",
-        "Connections that have ended, by close code; 1006 is an end without a close frame.",
+        "Connections that have ended, by close code; 1006 is an end without a close frame, 1005 one without a reason.",
         _closed,
         ("endpoint", "code"),
     ),
@@ -180,7 +187,7 @@ METRICS = (
         "Bytes that wait for these clients.",
         lambda v: sum(wire.queued for wire in _congested()),
     ),
-    Metric("hub_users", "gauge", "Different users of the endpoint `channels`.", lambda v: v.hub.clients.users),
+    Metric("hub_users", "gauge", "Different users, of `channels` and `sse`.", lambda v: v.hub.clients.users),
     Metric("hub_channels", "gauge", "Channels with subscribers.", lambda v: len(v.hub.registry.channels)),
     Metric("hub_subscriptions", "gauge", "Subscriptions of all connections.", lambda v: v.hub.registry.subscriptions),
     Metric(
@@ -236,6 +243,12 @@ METRICS = (
         "counter",
         "Other commands of clients that failed because Redis did not answer.",
         lambda v: v.hub.unserved.total,
+    ),
+    Metric(
+        "hub_unhandled_messages_total",
+        "counter",
+        "Messages that a function of on_message did not handle; the cause is in the log.",
+        lambda v: v.hub.unhandled.total,
     ),
     Metric(
         "hub_command_errors_total",

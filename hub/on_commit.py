@@ -24,7 +24,7 @@ else:  # SQLAlchemy is imported when it is used
 
 __all__ = ["AnySession", "Send", "on_commit"]
 
-log = logging.getLogger("hub.on_commit")
+log: logging.Logger = logging.getLogger("hub.on_commit")
 
 # Publishes, in this order, and raises nothing: what is committed is committed.
 Send = Callable[[Sequence[Order]], None]

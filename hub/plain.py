@@ -20,7 +20,7 @@ from .wire_contract import Handler
 
 __all__ = ["PlainWire", "dropped_messages", "open_wires"]
 
-log = logging.getLogger("hub.wire")
+log: logging.Logger = logging.getLogger("hub.wire")
 
 _slow = Throttled(log, logging.WARNING, "%d clients disconnected because they read too slowly")
 _dropped = Throttled(log, logging.WARNING, "%d messages dropped for clients that read too slowly")

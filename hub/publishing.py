@@ -9,11 +9,12 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from .errors import Errors, MessageTooBig, Refused
+from .errors import Error, Errors, MessageTooBig, Refused
 from .namespaces import ChannelOptions, Namespaces
+from .protocol.forms import as_json
 from .types import DataKind, HistoryOptions, Publication, channel_name
 
-__all__ = ["Order", "PublishOptions", "check_size", "prepare", "publication_of"]
+__all__ = ["Order", "PublishOptions", "arrange", "check_size", "prepare", "publication_of", "unfit"]
 
 
 class PublishOptions(TypedDict, total=False):
@@ -56,12 +57,30 @@ def prepare(
     delta: bool = False,
     known: bool = False,
 ) -> Order:
-    """Check everything but the size. Raises InvalidChannel, TypeError, Refused (with `known`)."""
+    """Check everything but the size. Raises InvalidChannel, TypeError, Refused (typed channels, or with `known`)."""
     found = namespaces.find(channel_name(channel))
     publication = publication_of(data, exclude, tags)
     if known:
         _require_welcome(found, publication)
+    elif found is None and namespaces.is_typed(channel):
+        raise Refused(Errors.UNKNOWN_CHANNEL, f"{channel!r} is not one of the namespace's typed channels")
+    elif found is not None and found.rules is not None:
+        _require_welcome(found, publication)
     options = found or namespaces.without
+    return arrange(options, channel, publication, idempotency_key, version, version_epoch, skip_history, delta)
+
+
+def arrange(
+    options: ChannelOptions,
+    channel: str,
+    publication: Publication,
+    idempotency_key: str,
+    version: int,
+    version_epoch: str,
+    skip_history: bool,
+    delta: bool,
+) -> Order:
+    """How a channel with these options takes a publication."""
     history = None if skip_history else options.history
     plain = history is None and not idempotency_key and not version
     if delta or (options.delta_publish and not plain):
@@ -98,5 +117,14 @@ def _require_welcome(options: ChannelOptions | None, publication: Publication) -
     """The channel's namespace is known and takes such data. Raises Refused."""
     if options is None:
         raise Refused(Errors.UNKNOWN_CHANNEL)
-    if complaint := options.complaint(publication.data, binary=publication.kind is DataKind.BINARY):
-        raise Refused(Errors.BAD_REQUEST, complaint)
+    binary = publication.kind is DataKind.BINARY
+    data = as_json(publication) if options.rules is not None and publication.data and not binary else publication.data
+    if complaint := options.complaint(data, binary=binary):
+        raise unfit(options, complaint)
+
+
+def unfit(options: ChannelOptions, complaint: str) -> Refused:
+    """Of data that a channel does not take. What is wrong by a model is what its clients are told, too."""
+    if options.rules is None:
+        return Refused(Errors.BAD_REQUEST, complaint)
+    return Refused(Error(code=Errors.BAD_REQUEST.code, message=complaint))

@@ -38,7 +38,7 @@ from .types import HistoryOptions, HistoryPage, PublishResult
 
 __all__ = ["RedisBroker"]
 
-log = logging.getLogger("hub.redis")
+log: logging.Logger = logging.getLogger("hub.redis")
 
 # Seconds between two beats, or a third of the timeout if that is shorter.
 HEARTBEAT = 1.0
@@ -75,27 +75,27 @@ class RedisBroker:
 
         Raises ConfigError if the URL cannot be used.
         """
-        self.node = node or os.urandom(6).hex()
+        self.node: str = node or os.urandom(6).hex()
         self.source = source
-        self.name = describe(private_pool(source, timeout, "hub"))
+        self.name: str = describe(private_pool(source, timeout, "hub"))
         self.timeout = timeout
         self.publish_timeout = publish_timeout
         self.prefix = prefix
         # Where the heartbeat goes, what all workers hear, and what comes before the name of a channel.
-        self.control = f"{prefix}:node:{self.node}"
-        self.everybody = f"{prefix}:nodes:all"
-        self.channels = f"{prefix}:channel:"
+        self.control: str = f"{prefix}:node:{self.node}"
+        self.everybody: str = f"{prefix}:nodes:all"
+        self.channels: str = f"{prefix}:channel:"
         self._history = RedisHistory(prefix, self)
-        self.lineage = self._history.lineage
-        self.presence = RedisPresence(prefix, self.node, presence_lease)
+        self.lineage: str = self._history.lineage
+        self.presence: RedisPresence = RedisPresence(prefix, self.node, presence_lease)
         # What each new connection tells the server before anything else.
-        self.scripts = self._history.scripts + self.presence.scripts
+        self.scripts: tuple[Script, ...] = self._history.scripts + self.presence.scripts
         # How often the feed was lost: what was published meanwhile did not reach this worker.
         self.gaps = 0
         # How often each connection broke and was begun again, and how long Redis took to answer the heartbeats.
-        self.reconnects = {"commands": 0, "feed": 0}
-        self.round_trips = Histogram()
-        self.eviction = EvictionCheck(self.name)
+        self.reconnects: dict[str, int] = {"commands": 0, "feed": 0}
+        self.round_trips: Histogram = Histogram()
+        self.eviction: EvictionCheck = EvictionCheck(self.name)
         # From `start` to `stop`.
         self._session: _Session | None = None
 
@@ -179,6 +179,14 @@ class RedisBroker:
             if feed.wanted.get(channel) is future:
                 return
         raise BrokerUnavailable(NOT_SUBSCRIBED)
+
+    def listen(self, prefix: str, heard: Deliver) -> None:
+        if self._session is not None:
+            self._session.feed.listen(prefix, heard)
+
+    def claim(self, key: str, seconds: float) -> asyncio.Future[bool]:
+        name, life = f"{self.prefix}:claim:{key}", round(seconds * 1000)
+        return self.execute(b"SET", name, b"1", b"NX", b"PX", life, parse=lambda answer: answer is not None)
 
     def unsubscribe(self, channel: str) -> None:
         if self._session is not None:

@@ -81,7 +81,7 @@ class Commands(LinkOwner):
         # that is under way has come back.
         self._unknown: list[_Command] = []
         # Packed commands in all of these.
-        self.bytes = 0
+        self.bytes: int = 0
         self._flush_scheduled = False
         # Why nothing is accepted: set by `turn_away`, None again by `welcome`.
         self._refusal: str | None = None
@@ -153,7 +153,7 @@ class Commands(LinkOwner):
             self._refuse_unsent(self._outbox.popleft(), UNREACHABLE)
 
     def on_reply(self, reply: Any) -> None:
-        self.unanswered = 0
+        self.unanswered: int = 0
         command = self._inflight.popleft()
         self.bytes -= len(command.packed)
         if not isinstance(reply, Exception):

@@ -10,7 +10,7 @@ from .redis_commands import Commands
 
 __all__ = ["EvictionCheck"]
 
-log = logging.getLogger("hub.redis")
+log: logging.Logger = logging.getLogger("hub.redis")
 
 
 class EvictionCheck:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from .redis_link import Link, LinkOwner, pack
 
 __all__ = ["LINGER", "Feed"]
 
-log = logging.getLogger("hub.redis")
+log: logging.Logger = logging.getLogger("hub.redis")
 
 # An unsubscribed channel is kept this long, so that a page reload does not reach Redis.
 LINGER = 1.0
@@ -26,6 +27,9 @@ DEAF = 2
 
 # Seconds after which a feed whose subscriptions were refused is tried again, on another connection.
 REFUSED_PAUSE = 3.0
+
+# What a pattern takes for more than itself.
+_SPECIAL = re.compile(rb"[\\*?\[\]^-]")
 
 # Of a heartbeat's number: longer ones are not ours.
 MAX_DIGITS = 20
@@ -61,18 +65,20 @@ class Feed(LinkOwner):
         self._on_confirmed = on_confirmed
         # The intent. A future is done while Redis has confirmed the channel on the present connection.
         self.wanted: dict[str, asyncio.Future[None]] = {}
+        # Of `listen`, by the pattern.
+        self._listening: dict[bytes, Deliver] = {}
         # Wanted no longer; unsubscribed when the time has come and nobody has returned.
         self._leaving: dict[str, float] = {}
         # SUBSCRIBE of this turn.
         self._joining: list[bytes] = []
         # Set while everything that was wanted when the connection began is subscribed.
-        self.confirmed = asyncio.Event()
+        self.confirmed: asyncio.Event = asyncio.Event()
         # When Redis has refused a subscription on the present connection.
         self._refused_at = math.inf
         # When the heartbeat came back on the present connection.
         self._heard_at = -math.inf
         # When it did on any (`time.monotonic`); the beginning before.
-        self.canary = time.monotonic()
+        self.canary: float = time.monotonic()
         # The last heartbeat that Redis took, and the last that was heard.
         self._taken = self._heard = 0
         # Whether one was owed at the last PING; how many PINGs were answered before it, though Redis keeps the order.
@@ -97,6 +103,12 @@ class Feed(LinkOwner):
                     self.loop.call_soon(self._flush)
                 self._joining.append(name)
         return future
+
+    def listen(self, prefix: str, heard: Deliver) -> None:
+        """PSUBSCRIBE to all channels whose names begin so."""
+        pattern = _SPECIAL.sub(rb"\\\g<0>", self._prefix + prefix.encode()) + b"*"
+        self._listening[pattern] = heard
+        self._send(b"PSUBSCRIBE", [pattern])
 
     def unsubscribe(self, channel: str) -> None:
         """Begin to linger."""
@@ -167,11 +179,12 @@ class Feed(LinkOwner):
     def attach(self, link: Link) -> None:
         super().attach(link)
         # The control channel is the last, so that its confirmation is that of all.
+        self._send(b"PSUBSCRIBE", [*self._listening])
         names = [self._prefix + name.encode() for name in self.wanted]
         self._send(b"SUBSCRIBE", [*names, self._everybody, self._control])
 
     def on_reply(self, reply: Any) -> None:
-        self.unanswered = 0
+        self.unanswered: int = 0
         if not isinstance(reply, list):
             if isinstance(reply, Exception):
                 self._refused_at = min(self._refused_at, self.loop.time())
@@ -180,6 +193,8 @@ class Feed(LinkOwner):
         kind = reply[0]
         if kind == b"message":
             self._on_message(reply[1], reply[2])
+        elif kind == b"pmessage":
+            self._on_overheard(*reply[1:])
         elif kind == b"subscribe":
             self._on_subscribed(reply[1])
         elif kind == b"pong" and self._owed_at_ping:
@@ -195,6 +210,12 @@ class Feed(LinkOwner):
                 self._deliver(channel[len(self._prefix) :].decode(), payload)
         except Exception:
             log.exception("unexpected fault in the delivery of a publication")
+
+    def _on_overheard(self, pattern: bytes, channel: bytes, payload: bytes) -> None:
+        try:
+            self._listening[pattern](channel[len(self._prefix) :].decode(), payload)
+        except Exception:
+            log.exception("unexpected fault in what hears a publication")
 
     def _on_heartbeat(self, number: int) -> None:
         self._heard, self._heard_at = number, self.loop.time()

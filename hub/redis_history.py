@@ -49,8 +49,8 @@ class RedisHistory:
         self._channel, self._stream, self._meta = f"{prefix}:channel:", f"{prefix}:stream:{{", f"{prefix}:meta:{{"
         self._result = f"{prefix}:result:{{"
         # Of the server: what all that hold its data have in common, until one of them becomes a master of its own.
-        self.lineage = f"{prefix}:lineage"
-        self.scripts = load("append"), load("publish_once"), load("history"), load("renew")
+        self.lineage: str = f"{prefix}:lineage"
+        self.scripts: tuple[Script, ...] = load("append"), load("publish_once"), load("history"), load("renew")
         self._append, self._once, self._history, self._renew = self.scripts
 
     def append(

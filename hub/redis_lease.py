@@ -32,7 +32,7 @@ from .redis_scripts import Script, load
 
 __all__ = ["SCRIPTS", "Lease", "LeaseHolder", "Redis", "presence_script"]
 
-log = logging.getLogger("hub.redis")
+log: logging.Logger = logging.getLogger("hub.redis")
 
 # Parts of the time within which everything of a dead worker has to be gone. A lease that was renewed at the moment of
 # death expires after EXPIRY, is found after LOOK at most, and the rest is for the removal.

@@ -45,7 +45,7 @@ __all__ = [
     "server_of",
 ]
 
-log = logging.getLogger("hub.redis")
+log: logging.Logger = logging.getLogger("hub.redis")
 
 Pool = aioredis.ConnectionPool
 
@@ -101,17 +101,17 @@ class LinkOwner:
     """Owns one link after another: what the `LinkHandler`s have in common."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         # None while there is no connection; the events say the same to those who wait.
         self.link: Link | None = None
-        self.connected = asyncio.Event()
-        self.lost = asyncio.Event()
+        self.connected: asyncio.Event = asyncio.Event()
+        self.lost: asyncio.Event = asyncio.Event()
         self.lost.set()
         # Why it was lost the last time, if that is known.
         self.cause: Exception | None = None
         # Questions since Redis last said anything; `on_reply` sets it to 0. Counted, not timed: an event loop that
         # was blocked for a while must not take its own absence for the silence of Redis.
-        self.unanswered = 0
+        self.unanswered: int = 0
 
     @property
     def lineage(self) -> bytes:

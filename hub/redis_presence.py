@@ -22,10 +22,11 @@ from typing import Any, NamedTuple, TypeAlias
 from .log import Throttled
 from .redis_commands import Argument, refuse
 from .redis_lease import SCRIPTS, Lease, Redis, presence_script
+from .redis_scripts import Script
 
 __all__ = ["RedisPresence", "malformed_entries"]
 
-log = logging.getLogger("hub.redis")
+log: logging.Logger = logging.getLogger("hub.redis")
 
 # Entries written by one script, and scripts that are on their way together.
 BATCH, PIPELINE = 250, 4
@@ -99,7 +100,7 @@ class RedisPresence:
     """Implements `hub.broker.PresenceStore`; from `start` to `stop`."""
 
     # All that it may run.
-    scripts = (*SCRIPTS, _WRITE, _STATS)
+    scripts: tuple[Script, ...] = (*SCRIPTS, _WRITE, _STATS)
 
     def __init__(self, prefix: str, node: str, lease: float) -> None:
         """Within `lease` seconds of a worker's death its entries are gone."""

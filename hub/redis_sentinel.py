@@ -112,13 +112,14 @@ def _answer(reply: Any) -> _Answer:
         raise ValueError(f"a sentinel says what cannot be understood: {error!r}") from None
 
 
-def sentinel_pool(source: str | SentinelConnectionPool, timeout: float, options: dict[str, Any]) -> SentinelPool:
+def sentinel_pool(source: str | aioredis.ConnectionPool, timeout: float, options: dict[str, Any]) -> SentinelPool:
     """From a URL of `SENTINEL_SCHEMES`, or from the pool of redis-py's `Sentinel.master_for`.
 
     `options` win over what the source asks for. Raises ValueError.
     """
     if isinstance(source, str):
         return _from_url(source, timeout, options)
+    assert isinstance(source, SentinelConnectionPool)
     inherited = dict(source.connection_kwargs)
     inherited.pop("connection_pool")
     secure = issubclass(source.connection_class, aioredis.SSLConnection)

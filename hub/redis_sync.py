@@ -77,6 +77,7 @@ class SyncRedis:
         `timeout` in seconds is for each step, to connect and to be answered. Raises ConfigError.
         """
         self._sentinels: SentinelPool | None = None
+        self.name: str
         self._kind, self._options, self.name = self._understand(source, timeout)
         # Where a server finds its own lineage, ahead of every publication: scripts compare (`lua/append.lua`).
         self.lineage_key = ""

@@ -43,13 +43,13 @@ class Channel:
     __slots__ = ("groups", "interest", "last", "name", "pending", "stream")
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name: str = name
         # Subscribers by the form in which they get its events, each with its wire: a fan-out then touches nothing but
         # wires, in the order in which they came, which is about that of their places in memory. In the order of a set,
         # through the subscribers, a write takes up to a third longer.
         self.groups: dict[Form, dict[Subscriber, Writer]] = {}
         # Subscribers, and those who wait to become one.
-        self.interest = 0
+        self.interest: int = 0
         # Delivered in this tick and not yet written.
         self.pending: list[Event] = []
         # The last publication that was written.
@@ -101,7 +101,7 @@ class Registry:
         # A tuple, not a set: most connections have one channel, and there are many connections.
         self._names: dict[Subscriber, tuple[str, ...]] = {}
         # Pairs of a subscriber and a channel.
-        self.subscriptions = 0
+        self.subscriptions: int = 0
 
     @property
     def subscribers(self) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 __all__ = ["Siblings"]
 
-log = logging.getLogger("hub.siblings")
+log: logging.Logger = logging.getLogger("hub.siblings")
 
 # Answers a question; given what follows the question's first word.
 Answer = Callable[[str], Awaitable[bytes]]

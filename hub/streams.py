@@ -22,7 +22,7 @@ from .types import NOWHERE, HistoryOptions, HistoryPage, Membership, Publication
 
 __all__ = ["Streams"]
 
-log = logging.getLogger("hub.streams")
+log: logging.Logger = logging.getLogger("hub.streams")
 
 # Seconds until a read that failed is tried again; sooner if the broker is back.
 RETRY = 0.5
@@ -59,16 +59,18 @@ class Streams:
         # the feed will bring.
         self._hearing = asyncio.Event()
         self._hearing.set()
-        self.renewed = Throttled(
+        self.renewed: Throttled = Throttled(
             log,
             logging.ERROR,
             "%d channels go on in Redis without publications that were delivered: another server has taken its place, "
             "or its data were restored",
         )
-        self.lost = Throttled(log, logging.ERROR, "%d channels lost publications that cannot be recovered")
+        self.lost: Throttled = Throttled(log, logging.ERROR, "%d channels lost publications that cannot be recovered")
         # Found in histories, or said to be in them, and not the hub's.
-        self.malformed = Throttled(log, logging.ERROR, "%d publications of histories in Redis are not the hub's")
-        self.healed = 0
+        self.malformed: Throttled = Throttled(
+            log, logging.ERROR, "%d publications of histories in Redis are not the hub's"
+        )
+        self.healed: int = 0
 
     # Lifecycle
 

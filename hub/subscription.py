@@ -17,11 +17,11 @@ from .hub import HubCore
 from .namespaces import ChannelOptions
 from .protocol import tags
 from .protocol.commands import Subscribe
-from .protocol.forms import JsonForm, deflated
+from .protocol.forms import Form, JsonForm, deflated
 from .protocol.replies import SubscribeResult, json_or_unset
 from .protocol.stream import Recovery, Stream
 from .registry import Channel, Subscriber
-from .types import StreamPosition
+from .types import Publication, StreamPosition
 
 __all__ = ["Plan", "Subscription", "plan", "subscribe", "ttl"]
 
@@ -41,12 +41,23 @@ class Subscription:
     registering: asyncio.Future[None] | None = None
 
 
+class _ClientForm(Form, Protocol):
+    """One in which a client gets single publications, too: those that it missed."""
+
+    @property
+    def join_leave(self) -> bool: ...
+    @property
+    def delta(self) -> bool: ...
+    def wants(self, publication: Publication, /) -> bool: ...
+    def publication(self, publication: Publication, /) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a client gets of what it wishes."""
 
     options: ChannelOptions
-    form: JsonForm
+    form: _ClientForm
     recoverable: bool
     # Where the client stood, if it wants what it missed.
     since: StreamPosition | None
@@ -130,7 +141,8 @@ async def _locate(hub: HubCore, channel: Channel, plan: Plan) -> tuple[Stream | 
 
 def _result(plan: Plan, grant: Grant, stream: Stream | None, recovery: Recovery | None) -> SubscribeResult:
     result = SubscribeResult(data=json_or_unset(grant.data))
-    result.expires, result.ttl = bool(grant.expire_at), ttl(grant.expire_at)
+    if grant.renewable:
+        result.expires, result.ttl = bool(grant.expire_at), ttl(grant.expire_at)
     result.delta = plan.form.delta
     if stream is not None and plan.form.positioned:
         result.positioned, result.recoverable = True, plan.recoverable

@@ -31,7 +31,7 @@ from .redis_link import describe, private_pool
 
 __all__ = ["Supervisor"]
 
-log = logging.getLogger("hub.supervisor")
+log: logging.Logger = logging.getLogger("hub.supervisor")
 
 START_TIMEOUT = 60.0
 # Beyond the drain window, for the event loop and the lifespan to end.
@@ -129,8 +129,12 @@ class Worker:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self.pid = process.pid
+        self.pid: int = process.pid
         self._serving = False
+        # Done when it asks for another worker in its place.
+        self.wish: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # From `is_ready` on, for its further words.
+        self._listening: asyncio.Task[None] | None = None
         # Done with the exit status.
         self.end: asyncio.Task[int] = asyncio.create_task(process.wait(), name=f"hub worker {self.pid}")
 
@@ -160,8 +164,17 @@ class Worker:
                 async for line in self._process.stdout:
                     if line == b"ready\n":
                         self._serving = True
+                        self._listening = asyncio.create_task(self._listen(), name=f"hub worker {self.pid} says")
                         return True
         return False
+
+    async def _listen(self) -> None:
+        """Until it ends."""
+        assert self._process.stdout is not None
+        with contextlib.suppress(ValueError):  # a line without end is nothing that it would say
+            async for line in self._process.stdout:
+                if line == b"retire\n" and not self.wish.done():
+                    self.wish.set_result(None)
 
     async def terminate(self, patience: float) -> None:
         """SIGTERM, wait for the drain, SIGKILL."""
@@ -260,7 +273,7 @@ class Slot:
     async def _serve(self, worker: Worker) -> None:
         """Until the worker ends by itself or the stop."""
         while True:
-            events = (worker.end, self._stopping, self._renewal)
+            events = (worker.end, self._stopping, self._renewal, worker.wish)
             await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
             if self._stopping.done():
                 return
@@ -270,14 +283,18 @@ class Slot:
             worker = await self._exchange(worker)
 
     async def _exchange(self, old: Worker) -> Worker:
-        """Answer `renew`: the worker that serves from now on."""
-        answer, self._renewal = self._renewal.result(), self._loop.create_future()
+        """As somebody asked for by `renew`, or the worker itself: the one that serves from now on."""
+        answer = self._loop.create_future()
+        if self._renewal.done():
+            answer, self._renewal = self._renewal.result(), self._loop.create_future()
         new = await self._start()
         if new is None:
             log.error("worker %d stays", old.pid)
+            old.wish = self._loop.create_future()
             answer.set_result(None)
             return old
         log.info("worker %d takes the place of %d", new.pid, old.pid)
+        old.wish.cancel()
         # Not awaited here: the new one may need a restart before the old one has drained.
         self._retiring = asyncio.create_task(old.terminate(self._patience))
         self._retiring.add_done_callback(lambda _: answer.set_result(None))
@@ -413,3 +430,5 @@ class Supervisor:
         console.print(f"listening on http://{host}:{port}")
         page = "127.0.0.1" if self._settings.host in ("0.0.0.0", "::") else host
         console.print(f"open [bold]http://{page}:{port}/[/bold] in two windows and chat; Ctrl+C ends")
+        if self._settings.examples:
+            console.print(f"the examples are at [bold]http://{page}:{port}/examples/[/bold]")

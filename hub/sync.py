@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import redis as redis_py
 
@@ -19,9 +19,12 @@ from .redis_history import RedisHistory
 from .redis_sync import SyncRedis, Unreachable
 from .types import PublishResult
 
+if TYPE_CHECKING:
+    from .typed.hub import TypedHub
+
 __all__ = ["Publisher"]
 
-log = logging.getLogger("hub.sync")
+log: logging.Logger = logging.getLogger("hub.sync")
 
 
 class Publisher:
@@ -36,23 +39,32 @@ class Publisher:
         publisher.publish("chat:board", {"text": "it is done"})   # returns when Redis has it
     """
 
-    def __init__(self, settings: Settings | None = None, *, redis: str | redis_py.Redis | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        redis: str | redis_py.Redis | None = None,
+        hub: TypedHub | None = None,
+    ) -> None:
         """`redis` is a URL or a client (fakeredis too); without it `settings.redis_url`.
+
+        `hub` is one that has declared typed channels, and need not run: with it their options and models are known.
+        Its settings are taken if there are no others.
 
         Nothing is connected yet. Raises ConfigError if a setting is wrong, or if there is no Redis.
         """
-        self.settings = settings or Settings.load()
+        self.settings: Settings = settings or (hub.settings if hub is not None else Settings.load())
         url = self.settings.redis_url
         source = redis or (url.get_secret_value() if url else None)
         if source is None:
             raise ConfigError("hub.sync.Publisher reaches the hub through its Redis: set REDIS_URL")
-        self._namespaces = self.settings.channels
+        self._namespaces = hub.namespaces if hub is not None else self.settings.channels
         self._redis = SyncRedis(source, self.settings.publish_timeout)
         self._history = RedisHistory(self.settings.redis_prefix, self._redis)
         self._redis.lineage_key = self._history.lineage
         # For the counter alone; never held while anything waits for Redis.
         self._lock = threading.Lock()
-        self.unsent = Throttled(log, logging.ERROR, "%d publications could not be relayed")
+        self.unsent: Throttled = Throttled(log, logging.ERROR, "%d publications could not be relayed")
 
     def __repr__(self) -> str:
         return f"<Publisher {self._redis.name}, {self.unsent.total} publications failed>"

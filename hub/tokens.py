@@ -127,7 +127,8 @@ class SubscriptionToken:
 class TokenVerifier:
     """Verifies tokens with `keys`. Raises ConfigError for a key that cannot be used."""
 
-    def __init__(self, keys: TokenKeys, *, clock: Callable[[], float] = time.time) -> None:
+    # Looked up at each call: a test may have put time forward.
+    def __init__(self, keys: TokenKeys, *, clock: Callable[[], float] = lambda: time.time()) -> None:
         self._keys = keys
         self._clock = clock
         self._lasting = _lasting(keys)

@@ -17,9 +17,9 @@ __all__ = [
     "NOWHERE",
     "ClientInfo",
     "DataKind",
-    "History",
     "HistoryOptions",
     "HistoryPage",
+    "HistoryResult",
     "Membership",
     "PresenceStats",
     "Publication",
@@ -89,7 +89,8 @@ class Publication(Struct, frozen=True):
     `exclude` names the connection that does not want its own message back; empty: everybody gets it. `info` is the
     client that published, a ClientInfo as JSON, if one did. `delta`: it may be sent as the difference to the one
     before. `offset` and `epoch` are its place in the history; 0 and empty without one. `before` is the offset of the
-    publication before it, where offsets have leapt; else 0.
+    publication before it, where offsets have leapt; else 0. `trace` is the context of the span in which it was
+    published (W3C `traceparent`), if there is one.
     """
 
     data: bytes
@@ -101,6 +102,7 @@ class Publication(Struct, frozen=True):
     offset: int = 0
     epoch: str = ""
     before: int = 0
+    trace: str = ""
 
     @property
     def previous(self) -> int:
@@ -145,7 +147,7 @@ class HistoryPage(NamedTuple):
     position: StreamPosition
 
 
-class History(NamedTuple):
+class HistoryResult(NamedTuple):
     """A part of a channel's history, and the position of its end."""
 
     publications: list[Publication]

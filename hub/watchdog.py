@@ -17,7 +17,7 @@ from .histogram import Histogram
 
 __all__ = ["Watchdog"]
 
-log = logging.getLogger("hub.watchdog")
+log: logging.Logger = logging.getLogger("hub.watchdog")
 
 # Seconds between two marks of the loop, and between two looks of the thread.
 INTERVAL = 0.25
@@ -40,9 +40,9 @@ class Watchdog:
         """The stack is logged when the loop has stood still for `limit` seconds; 0 only measures."""
         self._limit = limit
         # How late the loop was, at each mark.
-        self.lag = Histogram()
+        self.lag: Histogram = Histogram()
         # How often it stood still for longer than the limit.
-        self.blocks = 0
+        self.blocks: int = 0
         # From `start` to `stop`.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None

@@ -40,7 +40,7 @@ from .wire_server import wire_server
 
 __all__ = ["EXTENSION", "Handler", "HubProtocol", "Wire"]
 
-log = logging.getLogger("hub.wire")
+log: logging.Logger = logging.getLogger("hub.wire")
 
 # Frames of one connection that are handled before the others get their turn.
 FRAMES_PER_TURN = 128
@@ -91,7 +91,7 @@ class HubProtocol(asyncio.Protocol):
         # What came before the handshake was answered.
         self._early = b""
         # See `Wire`; from the handshake on.
-        self.compression = 0
+        self.compression: int = 0
         # From the accepted handshake on.
         self._parser: FrameParser | None = None
         # Reading is paused: by ourselves, because what has arrived waits for its turn; by the handler.
@@ -99,13 +99,13 @@ class HubProtocol(asyncio.Protocol):
         # Something arrived since the last visit by the deadlines; a ping is on its way.
         self._heard = self._pinged = False
         # The transport's buffer is over its mark; how many bytes it had at the last visit.
-        self.congested = False
+        self.congested: bool = False
         self._stall = 0
         # The end has begun: nothing is written any more except for the close frame.
         self._closing = False
         # The peer has sent its close frame or broken the protocol: what still comes means nothing.
         self._deaf = False
-        self.due = 0
+        self.due: int = 0
 
     def __repr__(self) -> str:
         state = "closing" if self._closing else "congested" if self.congested else "open" if self._parser else "new"

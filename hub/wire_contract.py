@@ -7,10 +7,12 @@ from typing import Protocol
 
 from .errors import Disconnect
 
-__all__ = ["EXTENSION", "Handler", "Wire"]
+__all__ = ["EXTENSION", "HTTP_EXTENSION", "Handler", "HttpConnection", "Wire"]
 
 # The key of the ASGI scope extension with which our own server offers a connection.
 EXTENSION = "hub.wire"
+# The same of an HTTP request: `{"connection": HttpConnection}`.
+HTTP_EXTENSION = "hub.http"
 
 
 class Handler(Protocol):
@@ -43,3 +45,22 @@ class Wire(Protocol):
 
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
+
+
+class HttpConnection(Protocol):
+    """The connection of a request whose answer does not end by itself, on our own server."""
+
+    # Called when the server ends, which waits for the answer then. Belongs to the answer, which takes it away again.
+    on_shutdown: Callable[[], object] | None
+    # It was dropped because the client took nothing for `slow_timeout`.
+    stalled: bool
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server ends already."""
+
+    def refusal(self) -> Disconnect | None:
+        """Why there cannot be one more that stays, or None; counted and logged."""
+
+    def abort(self) -> None:
+        """Drop it without waiting for anything."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from starlette.types import ASGIApp
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
@@ -22,7 +23,7 @@ from .log import Throttled
 
 __all__ = ["OPTIONS_STATE", "WireServer", "wire_server", "wire_servers"]
 
-log = logging.getLogger("hub.wire")
+log: logging.Logger = logging.getLogger("hub.wire")
 
 # The key of the WireOptions in the lifespan state.
 OPTIONS_STATE = "hub.wire.options"
@@ -79,30 +80,34 @@ class WireServer:
     """What the connections of one worker share."""
 
     def __init__(self, config: Config, state: ServerState, app_state: dict[str, Any]) -> None:
-        self.app = config.loaded_app
+        self.app: ASGIApp = config.loaded_app
         self.config = config
         # uvicorn stops when both are empty. (Not `state` itself: it is the weak key of this very object.)
         self.connections: set[Any] = state.connections
-        self.tasks = state.tasks
+        self.tasks: set[asyncio.Task[None]] = state.tasks
         self.app_state = app_state
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         # uvicorn's, until a hub brings its own: through the lifespan, or with its first connection if it is mounted.
         self.options: WireOptions = app_state.get(OPTIONS_STATE) or WireOptions(
             max_message_size=config.ws_max_size,
             ping_interval=config.ws_ping_interval or 25.0,
             ping_timeout=config.ws_ping_timeout or 10.0,
         )
-        self.configured = OPTIONS_STATE in app_state
-        self.deadlines = Deadlines(self.loop)
-        self.capacity = Capacity()
-        self.turns = Turns(self.loop)
+        self.configured: bool = OPTIONS_STATE in app_state
+        self.deadlines: Deadlines = Deadlines(self.loop)
+        self.capacity: Capacity = Capacity()
+        self.turns: Turns = Turns(self.loop)
         # Connections whose client reads more slowly than it is written to.
         self.congested: set[Any] = set()
         # True from the first `shutdown` on.
         self.draining = False
-        self.slow = Throttled(log, logging.WARNING, "%d clients disconnected because they read too slowly")
-        self.dropped = Throttled(log, logging.WARNING, "%d messages dropped for clients that read too slowly")
-        self.silent = Throttled(log, logging.INFO, "%d connections dropped because they did not answer a ping")
+        self.slow: Throttled = Throttled(log, logging.WARNING, "%d clients disconnected because they read too slowly")
+        self.dropped: Throttled = Throttled(
+            log, logging.WARNING, "%d messages dropped for clients that read too slowly"
+        )
+        self.silent: Throttled = Throttled(
+            log, logging.INFO, "%d connections dropped because they did not answer a ping"
+        )
 
     @property
     def close_timeout(self) -> float:

@@ -1,7 +1,8 @@
 """One worker process of `hub serve`, started by the supervisor: `python -m hub.worker LISTENING_FD SOCKET`.
 
 On the socket, a path, it answers the other workers. The settings come as one line of JSON on standard input, which then
-stays open as long as the supervisor lives. The one line `ready` on standard output says that it serves.
+stays open as long as the supervisor lives. The line `ready` on standard output says that it serves, a line `retire`
+later that another worker should take its place.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class _Server(uvicorn.Server):
         gc.freeze()
         sys.stdout.write("ready\n")
         sys.stdout.flush()
-        os.dup2(2, 1)  # nobody reads the pipe from now on: what is printed goes where the log goes
+        pipe = os.dup(1)
+        os.dup2(2, 1)  # the pipe has another end from now on: what is printed goes where the log goes
+        self._hub.retire_here = lambda: _say(pipe, b"retire\n")
 
     async def _introduce(self) -> None:
         """Answer the other workers, from now until the connections are closed."""
@@ -63,6 +66,11 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
         assert self._hub.siblings is not None
         await self._hub.siblings.stop()
+
+
+def _say(pipe: int, line: bytes) -> None:
+    with contextlib.suppress(OSError):  # the supervisor is gone, and so will this worker be
+        os.write(pipe, line)
 
 
 def _end_with_supervisor(folder: Path) -> None:

@@ -34,7 +34,7 @@ from .wire import EXTENSION, HubProtocol, Wire
 
 __all__ = ["EchoEndpoint", "RawEndpoint", "is_ours", "wire_of"]
 
-log = logging.getLogger("hub.ws")
+log: logging.Logger = logging.getLogger("hub.ws")
 
 # What of one connection may wait for Redis before its reading pauses: 256 messages, or fewer larger ones, so that one
 # client cannot fill the worker's outbox.
@@ -88,10 +88,10 @@ class RawConnection:
         self._hub = hub
         self._rights = rights
         self._admission = admission
-        self.wire = wire
+        self.wire: Wire = wire
         self._room = room
-        self.name = hub.next_id()
-        self.id = b"" if echo else self.name
+        self.name: bytes = hub.next_id()
+        self.id: bytes = b"" if echo else self.name
         # None without a limit.
         self._bucket = admission.bucket()
         self._unacknowledged = 0
@@ -228,7 +228,8 @@ class RawEndpoint(_Endpoint):
         except InvalidChannel:
             await refuse(scope, send, self._admission.refuse(Disconnects.BAD_ROOM))
             return
-        rights = await self._authority.room(room, trusted=self._admission.closed)
+        connection = HTTPConnection(scope)
+        rights = await self._authority.room(room, trusted=self._admission.closed, connection=connection)
         if not rights.join:
             await refuse(scope, send, self._admission.refuse(Disconnects.FORBIDDEN_ROOM))
             return
@@ -236,26 +237,26 @@ class RawEndpoint(_Endpoint):
         if refusal is not None:  # others have come while the application was asked
             await refuse(scope, send, refusal)
             return
-        query = HTTPConnection(scope).query_params
+        query = connection.query_params
         wire = wire_of(scope, receive, send, self._settings)
         echo = query.get("echo") != "0"
-        connection = RawConnection(self._hub, self._admission, wire, room, echo=echo, rights=rights)
+        client = RawConnection(self._hub, self._admission, wire, room, echo=echo, rights=rights)
         # Before the subscription: what it delivers waits in the wire until the handshake is answered.
         if query.get("hello") == "1":
             wire.write(control_frame("hello", {"node": self._hub.node, "worker": os.getpid(), "room": room}))
         self._admission.enter(RAW)
         try:
-            await self._hub.subscribe(connection, room, deflated(RAW_FORM, wire.compression))
+            await self._hub.subscribe(client, room, deflated(RAW_FORM, wire.compression))
             await send({"type": "websocket.accept"})
         except BrokerUnavailable:
-            connection.on_close(Disconnects.UNAVAILABLE.code, Disconnects.UNAVAILABLE.reason)
+            client.on_close(Disconnects.UNAVAILABLE.code, Disconnects.UNAVAILABLE.reason)
             await refuse(scope, send, self._admission.refuse(Disconnects.UNAVAILABLE))
             return
         except BaseException:  # the client has gone meanwhile
-            connection.on_close(1006, "")
+            client.on_close(1006, "")
             raise
-        connection.on_open()
-        await wire.serve(connection)
+        client.on_open()
+        await wire.serve(client)
 
 
 async def refuse(scope: Scope, send: Send, disconnect: Disconnect) -> None:

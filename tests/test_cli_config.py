@@ -198,6 +198,7 @@ def test_no_file(run: Run) -> None:
         ),
         ('api_key = ["key", "a key of sixteen"]', "api_key is shorter than 16 characters"),
         ('token = "token"', "token is shorter than 16 characters"),
+        ('console_password = "password"', "console_password is shorter than 16 characters"),
         ('token_jwks_public_endpoint = "http://login.example/keys"', "token_jwks_public_endpoint is not https"),
         ('origins = "*"', "origins allows any web site"),
         ('forwarded_allow_ips = "*"', "forwarded_allow_ips believes anybody"),

@@ -18,7 +18,6 @@ from urllib.parse import quote
 import pytest
 import redis.asyncio as aioredis
 import websockets
-from fakeredis import FakeAsyncRedis, FakeServer
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from starlette.testclient import TestClient
 
@@ -26,6 +25,7 @@ from hub import BrokerUnavailable, ConfigError, Hub, InvalidChannel, MessageTooB
 from hub.compat import ConnectionManager, _hub_of_this_loop
 from hub.embedded import EmbeddedServer
 from hub.memory import MemoryBroker
+from hub.testing import Cluster
 from tests.support.uvicorn_app import HUB_PROTOCOL, ROOT, clean_environment
 from tests.support.uvicorn_server import serving
 from tests.support.waiting import eventually
@@ -99,27 +99,24 @@ async def collect(client: websockets.ClientConnection, count: int) -> list[str |
 # The tutorial's program
 
 
-def test_two_workers_are_one_chat() -> None:
-    """Each worker has a manager and a hub of its own; a broadcast from any of them reaches the clients of both."""
-    server = FakeServer()
-    apps = []
-    for _ in range(2):
-        hub = Hub(Settings(), redis=FakeAsyncRedis(server=server))
-        apps.append(tutorial(ConnectionManager(hub=hub, channel="chat")))
-        apps[-1].include_router(hub.router)
-    with TestClient(apps[0]) as one, TestClient(apps[1]) as two:
-        with one.websocket_connect("/ws/1") as ann, two.websocket_connect("/ws/2") as bob:
-            ann.send_text("hi")
-            assert ann.receive_text() == "You wrote: hi"
-            assert ann.receive_text() == bob.receive_text() == "Client #1 says: hi"
-            bob.send_text("ho")
-            assert ann.receive_text() == "Client #2 says: ho"
-            ann.close()
-            assert [bob.receive_text() for _ in range(3)] == [
-                "You wrote: ho",
-                "Client #2 says: ho",
-                "Client #1 left the chat",
-            ]
+async def test_two_workers_are_one_chat() -> None:
+    """A broadcast from any worker reaches the clients of both."""
+    hub = Hub(Settings())
+    app = tutorial(ConnectionManager(hub=hub, channel="chat"))
+    app.include_router(hub.router)
+    async with Cluster(app, workers=2) as c:
+        ann, bob = await c.connect("/ws/1", worker=0), await c.connect("/ws/2", worker=1)
+        await ann.send_text("hi")
+        assert await ann.receive() == "You wrote: hi"
+        assert await ann.receive() == await bob.receive() == "Client #1 says: hi"
+        await bob.send_text("ho")
+        assert await ann.receive() == "Client #2 says: ho"
+        await ann.close()
+        assert [await bob.receive() for _ in range(3)] == [
+            "You wrote: ho",
+            "Client #2 says: ho",
+            "Client #1 left the chat",
+        ]
 
 
 @pytest.mark.parametrize("entered", [True, False])

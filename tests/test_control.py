@@ -11,18 +11,23 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from fakeredis import FakeAsyncRedis, FakeServer
+from fastapi import FastAPI
 
-from hub import control
+from hub import Hub, Settings
 from hub.errors import BrokerUnavailable, Disconnect, Disconnects, Refused
 from hub.memory import MemoryBroker
 from hub.namespaces import BUILT_IN
+from hub.testing import Cluster
 from hub.tokens import Override
 from hub.types import StreamPosition
-from tests.support.protocol_clients import Session, World, about, world
+from tests.support.protocol_clients import SECRET, Session, World, about, world
 from tests.support.waiting import eventually
 
-SETTINGS = {"namespaces": {"kept": BUILT_IN["chat"]}}
+SETTINGS = {
+    "namespaces": {"kept": BUILT_IN["chat"]},
+    "token_hmac_secret_key": SECRET,
+    "allow_anonymous_connect_without_token": True,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -32,15 +37,11 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.asynccontextmanager
 async def workers(count: int = 2) -> AsyncIterator[list[World]]:
-    """Hubs on one Redis that hear each other."""
-    server = FakeServer()
-    async with contextlib.AsyncExitStack() as stack:
-        worlds = [
-            await stack.enter_async_context(world(redis=FakeAsyncRedis(server=server), **SETTINGS))
-            for _ in range(count)
-        ]
-        await eventually(lambda: all(w.hub.ready for w in worlds))
-        yield worlds
+    """Workers that hear each other; what they wait for costs no time."""
+    app = FastAPI()
+    app.include_router(Hub(Settings(**SETTINGS)).router)
+    async with Cluster(app, workers=count) as cluster:
+        yield [World(worker.hubs()[0]) for worker in cluster.workers]
 
 
 # Users
@@ -228,7 +229,6 @@ async def test_all_workers_are_asked() -> None:
 
 async def test_a_worker_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """The others' answers are what there is after a while; that one is missing is said."""
-    monkeypatch.setattr(control, "SURVEY_TIMEOUT", 0.2)
     async with workers(3) as (here, there, third):
         await (await there.connected()).ask(2, subscribe={"channel": "a"})
         monkeypatch.setattr(third.hub, "on_control", lambda payload: None)

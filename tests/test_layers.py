@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import hub
+from hub.examples.gallery import EXAMPLES
 
 ROOT = Path(hub.__file__).parent
 
@@ -17,7 +18,7 @@ LAYERS = (
     (
         *("registry", "deadlines", "tokens", "keys", "jwks", "publishing", "protocol"),
         *("protocol.envelope", "protocol.frames", "protocol.deflate", "protocol.backlog", "protocol.fossil"),
-        "protocol.tags",
+        *("protocol.tags", "protocol.sse"),
         *("protocol.forms", "protocol.stream", "protocol.commands", "protocol.replies", "protocol.session"),
     ),
     ("broker", "memory", "memory_history", "memory_presence"),
@@ -25,8 +26,11 @@ LAYERS = (
         *("redis_sentinel", "redis_link", "redis_commands", "redis_scripts", "redis_feed", "redis_history"),
         *("redis_lease", "redis_presence", "redis_eviction", "redis_sync", "pubsub"),
     ),
-    ("hub", "delivery", "streams", "authority", "admission", "capacity", "on_commit"),
-    ("handshake", "wire_contract", "wire_server", "asgi", "wire", "plain", "http", "inbox"),
+    ("hub", "delivery", "streams", "tracing", "authority", "admission", "capacity", "on_commit"),
+    (
+        *("handshake", "wire_contract", "wire_server", "asgi", "wire", "plain", "http", "inbox"),
+        *("sse_wire", "sse_departure"),
+    ),
     (
         "clients",
         "client",
@@ -36,6 +40,8 @@ LAYERS = (
         "control",
         "ws",
         "channel_ws",
+        "sse",
+        "sse_client",
         "api",
         "api_methods",
         "api_models",
@@ -43,9 +49,14 @@ LAYERS = (
         "metrics",
         "exposition",
         "siblings",
+        *("pages", "console", "console_authority", "console_figures", "console_session"),
     ),
     (
         "embed",
+        *("typed", "typed.channel", "typed.dependencies", "typed.hub", "typed.join", "typed.messages", "typed.model"),
+        *("typed.options", "typed.pattern", "typed.rpc", "typed.rules"),
+        *("asyncapi", "asyncapi.document", "asyncapi.examples", "asyncapi.routes", "asyncapi.schemas"),
+        *("codegen", "codegen.client", "codegen.names", "codegen.source", "codegen.types"),
         "sync",
         "compat",
         "broadcast",
@@ -56,11 +67,17 @@ LAYERS = (
         "worker",
         "cli",
         "cli_api",
+        "cli_codegen",
         "cli_config",
         "cli_remote",
         "cli_token",
         "__init__",
         "__main__",
+        *("examples", "examples.gallery", "examples.pages", "examples.repeat"),
+        *(f"examples.{name}{module}" for name in EXAMPLES for module in ("", ".app")),
+        "examples.notifications.notify",
+        *("testing", "testing.scope", "testing.clock", "testing.fake_redis", "testing.worker", "testing.connection"),
+        *("testing.protocol_client", "testing.http", "testing.cluster", "testing.contract", "testing.pytest_plugin"),
     ),
 )
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}

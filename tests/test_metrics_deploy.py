@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hub.admission import CHANNELS, ECHO, RAW
+from hub.admission import ENDPOINTS
 from hub.config import Settings
 from hub.errors import Disconnects, table
 from hub.metrics import METRICS, UP, Metric
@@ -41,7 +41,7 @@ FUNCTIONS = {"sum", "avg", "max", "rate", "increase", "changes", "absent", "hist
 WORDS = {"by", "and", "offset"}
 # What the label values of metrics may be, where that is known.
 VALUES = {
-    "endpoint": {RAW, ECHO, CHANNELS},
+    "endpoint": set(ENDPOINTS),
     "reason": {name.lower() for name, _ in table(Disconnects)} | {"no_file_left"},
     "connection": {"commands", "feed"},
 }

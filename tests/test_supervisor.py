@@ -163,6 +163,7 @@ class FakeWorker:
     def __init__(self, *, ready: bool = True, starts_in: float = 0.0, stubborn: bool = False) -> None:
         self.pid = next(self.pids)
         self.end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.wish: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ready, self._starts_in, self._stubborn = ready, starts_in, stubborn
         self.serving = self.terminated = self.killed = False
 
@@ -313,6 +314,23 @@ async def test_a_renewal_that_fails_keeps_the_old_worker() -> None:
         await place.slot.renew()
         assert not old.terminated
         assert not old.end.done()
+    assert await place.stop()
+
+
+@virtually
+async def test_a_worker_that_wishes_to_go() -> None:
+    """It goes when another one serves in its place, and stays if none does; then it may wish again."""
+    place = Place({}, {"ready": False}, {})
+    old = await place.serves(1)
+    old.wish.set_result(None)
+    await eventually(lambda: old.wish is not None and not old.wish.done(), 60)
+    assert place.workers[1].terminated
+    assert not old.terminated
+    old.wish.set_result(None)
+    new = await place.serves(3)
+    await eventually(lambda: old.terminated, 60)
+    assert len(place.workers) == 3
+    assert not new.terminated
     assert await place.stop()
 
 

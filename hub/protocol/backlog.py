@@ -24,9 +24,9 @@ class Backlog:
         self._policy = policy
         self._chunks: deque[bytes] = deque()
         # Bytes that wait.
-        self.size = 0
+        self.size: int = 0
         # Frames thrown away so far.
-        self.dropped = 0
+        self.dropped: int = 0
 
     def __bool__(self) -> bool:
         return bool(self._chunks)

@@ -211,7 +211,7 @@ class InflatingParser(FrameParser):
         event = None if inflater is not None and inflater.pending else super()._step()
         while event is None and self._inflater is not None and self._inflater.pending:
             if self._room <= 0:
-                self.interrupted = False  # no further in this turn
+                self.interrupted: bool = False  # no further in this turn
                 break
             event = self._inflate(self._inflater)
         return event

@@ -4,6 +4,7 @@
     m         metadata: twice a length (4 bytes, big-endian) and as many bytes (the publisher's ClientInfo and the tags,
               both JSON, or empty), then one of the above
     d         it may be sent as a delta; then one of the above
+    x         a byte, the length of the trace context, and that (ASCII); then one of the above
     p         `p<offset>:<epoch>:`, its position in the history, then one of the above; put in front by the broker
     l         behind a position: `l<offset>:`, that of the publication before it, where offsets leap; then as above
     + -       somebody joined or left: a ClientInfo as JSON
@@ -23,7 +24,7 @@ from ..types import DataKind, Membership, Publication
 __all__ = ["decode", "encode", "is_json_object", "membership", "positioned"]
 
 _KINDS = {int(kind): kind for kind in DataKind}
-_META, _DELTA, _POSITION, _JOIN, _LEAVE = b"mdp+-"
+_META, _DELTA, _TRACE, _POSITION, _JOIN, _LEAVE = b"mdxp+-"
 _tags_decoder = msgspec.json.Decoder(dict[str, str])
 _read_over = msgspec.json.Decoder(msgspec.Raw).decode
 
@@ -34,6 +35,8 @@ def encode(publication: Publication) -> bytes:
     """The bytes to PUBLISH, without the position, which the broker knows; `exclude` is at most 255 bytes."""
     exclude = publication.exclude
     payload = bytes((publication.kind, len(exclude))) + exclude + publication.data
+    if publication.trace:
+        payload = bytes((_TRACE, len(publication.trace))) + publication.trace.encode() + payload
     if publication.delta:
         payload = b"d" + payload
     if publication.info or publication.tags:
@@ -94,7 +97,7 @@ def _decode_positioned(payload: bytes) -> Publication:
 
 
 def _decode_rich(payload: bytes, start: int, offset: int = 0, epoch: str = "", before: int = 0) -> Publication:
-    info, delta = b"", False
+    info, delta, trace = b"", False, ""
     tags: Mapping[str, str] | None = None
     if payload.startswith(b"m", start):
         info, start = _take(payload, start + 1)
@@ -105,7 +108,16 @@ def _decode_rich(payload: bytes, start: int, offset: int = 0, epoch: str = "", b
             tags = _decode_tags(raw_tags)
     if payload.startswith(b"d", start):
         delta, start = True, start + 1
-    return Publication(*_decode_plain(payload, start), info, tags, delta, offset, epoch, before)
+    if payload.startswith(b"x", start):
+        trace, start = _decode_trace(payload, start + 1)
+    return Publication(*_decode_plain(payload, start), info, tags, delta, offset, epoch, before, trace)
+
+
+def _decode_trace(payload: bytes, at: int) -> tuple[str, int]:
+    """The trace context, and where it ends."""
+    if len(payload) <= at or len(payload) <= (end := at + 1 + payload[at]):
+        raise ValueError(NOT_OURS)
+    return payload[at + 1 : end].decode("ascii"), end
 
 
 def _decode_plain(payload: bytes, at: int) -> tuple[bytes, DataKind, bytes]:

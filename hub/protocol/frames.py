@@ -172,9 +172,9 @@ class FrameParser:
 
     def __init__(self, max_size: int, received: bytes = b"") -> None:
         # Largest message in bytes; may be changed between messages.
-        self.max_size = max_size
+        self.max_size: int = max_size
         # There may be more in what was received: the last call of `messages` stopped for another reason than want.
-        self.interrupted = bool(received)
+        self.interrupted: bool = bool(received)
         # Received and not yet parsed, from `_at` on.
         self._buffer = received
         self._at = 0

@@ -96,24 +96,25 @@ class Stream:
 
     def __init__(self, history: HistoryOptions, limit: int) -> None:
         """`limit`: how many recent publications are remembered at most."""
-        self.history = history
+        self.history: HistoryOptions = history
         self._limit = min(limit, history.size)
         # The position, if `epoch` is not empty.
-        self.offset, self.epoch = 0, ""
+        self.offset: int = 0
+        self.epoch: str = ""
         # Recent publications without a gap, the last one at the position.
         self.ring: deque[Publication] = deque()
         self._bytes = 0
         # What came while a read was under way.
         self._held: list[Publication] = []
-        self.reading = False
+        self.reading: bool = False
         # Something may have been missed, or the history be another one: nothing is delivered before the next read.
-        self.doubted = False
+        self.doubted: bool = False
         # The history may be that of another server: it must prove that it is the one that was delivered.
-        self.suspected = False
+        self.suspected: bool = False
         # The history had the publication at the position when the feed was lost.
         self._owed = False
         # Reads begun so far.
-        self.reads = 0
+        self.reads: int = 0
         # Of the read: how many were held back when it began; whether it reaches behind the position; whether the
         # history was removed since.
         self._settled, self._back, self._removed = 0, False, False

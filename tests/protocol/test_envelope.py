@@ -28,6 +28,7 @@ PUBLICATIONS = st.sampled_from(DataKind).flatmap(
         st.just(b"") | INFOS,
         st.none() | st.dictionaries(TEXTS, TEXTS, min_size=1, max_size=3),
         st.booleans(),
+        trace=st.just("") | st.text("0123456789abcdef-", min_size=1, max_size=255),
     )
 )
 EPOCHS = st.text("abcxyz0189.", min_size=1, max_size=40)
@@ -62,6 +63,8 @@ def test_the_bytes() -> None:
         (Publication(b"\xff", DataKind.BINARY, b"me"), b"b\2me\xff"),
         (Publication(b"1", DataKind.JSON, delta=True), b"dj\0001"),
         (Publication(b"1", DataKind.JSON, info=b"{}"), b"m\0\0\0\2{}\0\0\0\0j\0001"),
+        (Publication(b"hi", trace="00-a-b-01"), b"x\t00-a-b-01t\0hi"),
+        (replace(rich, trace="1-2"), b'm\0\0\0\2{}\0\0\0\t{"k":"v"}dx\0031-2j\2me1'),
         (rich, b'm\0\0\0\2{}\0\0\0\t{"k":"v"}dj\2me1'),
     ]
     for publication, payload in written:
@@ -102,9 +105,10 @@ def test_an_id_that_is_too_long() -> None:
         # Broken off, or with a wrong length.
         b"t", b"b", b"j", b"t\x05abc", b"m", b"m\0\0", b"m\0\0\0\2{", b"m\0\0\0\0", b"m\0\0\0\0\0\0", b"d", b"p", b"p1",
         b"m\0\0\0\0\0\0\0\0", b"m\xff\xff\xff\xff", b"p1:e", b"p1:e:", b"p1:e:t", b"p1:e:t\x02a",
+        b"x", b"x\0", b"x\2a", b"x\2ab", b"x\1\xfft\0x", b"p1:e:x",
         # In another order than they are written in.
         b"dm\0\0\0\0\0\0\0\0t\0x", b"ddt\0x", b"m\0\0\0\0\0\0\0\0m\0\0\0\0\0\0\0\0t\0x", b"p1:e:p2:e:t\0x",
-        b"dp1:e:t\0x", b"p1:e:+{}", b"d+{}", b"m\0\0\0\0\0\0\0\0-{}",
+        b"dp1:e:t\0x", b"p1:e:+{}", b"d+{}", b"x\1axt\0x", b"x\1adt\0x", b"m\0\0\0\0\0\0\0\0-{}",
         # JSON that is none, or would not be one line in one message.
         b"j\0", b"j\0x", b"j\0{", b"j\0001 2", b"j\0[1,\n2]", b'j\0"a\nb"', b"p1:e:j\0x", b"+", b"-{",
         b"+1", b'+"{}"', b"-[]", b"+{}{}", b"-{\n}",

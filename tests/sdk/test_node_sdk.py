@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support.needs import missing, need, node, npm
+from tests.support.needs import need, node
+from tests.support.npm import install
 from tests.support.server import HubProcess, hub_serve
 
 HERE = Path(__file__).parent
@@ -23,25 +22,10 @@ TOGETHER = sorted(path.name for path in SUITE.glob("*.test.js") if path.name != 
 pytestmark = [pytest.mark.sdk, pytest.mark.timeout(300)]
 
 
-def installed() -> dict[str, str]:
-    """The versions that are in node_modules."""
-    found = {}
-    for path in SUITE.glob("node_modules/*/package.json"):
-        package = json.loads(path.read_text())
-        found[package["name"]] = package["version"]
-    return found
-
-
 @pytest.fixture(scope="module")
 def packages() -> None:
-    """The packages of package.json, installed once; skipped where there is no package registry."""
-    wanted = json.loads((SUITE / "package.json").read_text())["dependencies"]
-    if wanted.items() <= installed().items():
-        return
-    shutil.rmtree(SUITE / "node_modules", ignore_errors=True)
-    done = subprocess.run([npm(), "install"], cwd=SUITE, capture_output=True, text=True, timeout=180)
-    if done.returncode:
-        missing(f"npm cannot install the packages of {SUITE}: {done.stderr[-500:]}")
+    """The packages of package.json."""
+    install(SUITE)
 
 
 def run(hub: HubProcess, *files: str) -> None:

@@ -84,18 +84,23 @@ class HubProcess:
 
 @contextlib.contextmanager
 def hub_serve(
-    *arguments: str, env: Mapping[str, str] | None = None, ready: bool = True, wrapper: Sequence[str] = ()
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    ready: bool = True,
+    wrapper: Sequence[str] = (),
+    program: Sequence[str] = (sys.executable, "-m", "hub"),
 ) -> Iterator[HubProcess]:
     """Run `hub serve --port 0 ARGUMENTS` and wait until it is ready; ended on leaving.
 
-    `wrapper` is a command that becomes the one that follows it, under limits of its own for instance.
+    `wrapper` is a command that becomes the one that follows it, under limits of its own for instance; `program` is
+    another `hub` than this tree's.
     """
     with tempfile.TemporaryDirectory(prefix="hub-test-") as folder:
         output = Path(folder) / "log"
         clean = {k: v for k, v in os.environ.items() if not k.startswith("HUB_") and k != "REDIS_URL"}
         with output.open("wb") as sink:
             process = subprocess.Popen(
-                [*wrapper, sys.executable, "-m", "hub", "serve", "--port", "0", *arguments],
+                [*wrapper, *program, "serve", "--port", "0", *arguments],
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 env={**clean, "PYTHONUNBUFFERED": "1", **(env or {})},

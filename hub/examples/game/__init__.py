@@ -1,0 +1,1 @@
+"""A game for everybody who is here."""

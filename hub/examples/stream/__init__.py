@@ -1,0 +1,1 @@
+"""A long answer, word by word."""

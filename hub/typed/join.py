@@ -1,0 +1,134 @@
+"""A connection of an endpoint of the application's own, in a typed channel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from pydantic import ValidationError
+from starlette.exceptions import WebSocketException
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from ..errors import BrokerUnavailable, Disconnects, Error, Errors
+from ..plain import PlainWire
+from ..types import PublishResult
+from ..wire import Wire
+from ..ws import control_frame, wire_of
+from .model import Model, complaint
+
+if TYPE_CHECKING:
+    from .channel import ChannelHandle
+    from .hub import TypedHub
+
+__all__ = ["Joined", "joined"]
+
+M = TypeVar("M")
+
+
+class Joined(Generic[M]):
+    """The connection while it is in the channel; made by `chat(room=...).join(websocket)`.
+
+    The endpoint reads, the hub writes: what is published goes to the client by itself. Implements
+    `hub.registry.Subscriber`.
+    """
+
+    def __init__(self, hub: TypedHub, handle: ChannelHandle[M], model: Model[M], websocket: WebSocket) -> None:
+        self._hub = hub
+        self._handle = handle
+        self._model = model
+        self.websocket: WebSocket = websocket
+        # What `exclude` of a publication names.
+        self.id: bytes = hub.next_id()
+        self.wire: Wire = wire_of(websocket.scope, websocket._receive, websocket._send, hub.settings)
+        # On servers other than our own, once the connection is accepted.
+        self._writer: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Joined {self.id.decode()} in {self._handle.name!r}>"
+
+    # For the endpoint
+
+    async def iter_text(self) -> AsyncIterator[str]:
+        """What the client says, until it goes."""
+        try:
+            while True:
+                yield await self.websocket.receive_text()
+        except WebSocketDisconnect:
+            pass
+
+    async def __aiter__(self) -> AsyncIterator[M]:
+        """The same as messages of the model. The client is told what is wrong with others, as in raw rooms."""
+        async for text in self.iter_text():
+            try:
+                message = self._model.read(text.encode())
+            except ValidationError as error:
+                self._tell(replace(Errors.BAD_REQUEST, message=complaint(error)))
+            else:
+                yield message
+
+    async def publish(
+        self,
+        message: M,
+        *,
+        exclude_self: bool = False,
+        tags: Mapping[str, str] | None = None,
+        idempotency_key: str = "",
+    ) -> PublishResult:
+        """`ChannelHandle.publish`; with `exclude_self` this connection does not get it."""
+        exclude = self.id if exclude_self else b""
+        return await self._handle.publish(message, exclude=exclude, tags=tags, idempotency_key=idempotency_key)
+
+    def _tell(self, error: Error) -> None:
+        told = {"code": error.code, "message": error.message, "temporary": error.temporary}
+        self.wire.write(control_frame("error", told))
+
+    # For the hub
+
+    def on_insufficient(self, channel: str) -> None:
+        """Told to positioned forms only."""
+
+    def write_until_gone(self) -> None:
+        """Our own server writes by itself."""
+        if isinstance(self.wire, PlainWire):
+            self._writer = asyncio.create_task(self.wire.serve_writes(), name="hub join writer")
+            self._writer.add_done_callback(lambda writer: self.leave())
+
+    def leave(self) -> None:
+        self._hub.remove(self)
+        if self._writer is not None:
+            self._writer.cancel()
+
+
+@asynccontextmanager
+async def joined(
+    hub: TypedHub, handle: ChannelHandle[M], model: Model[M], websocket: WebSocket
+) -> AsyncIterator[Joined[M]]:
+    """See `ChannelHandle.join`."""
+    await hub.start()
+    member = Joined(hub, handle, model, websocket)
+    try:
+        # In this order: a client whose connection is open shall miss nothing.
+        await hub.subscribe(member, handle.name)
+        await _accept(websocket)
+    except BrokerUnavailable:
+        member.leave()
+        await _accept(websocket)
+        raise WebSocketException(Disconnects.UNAVAILABLE.code, Disconnects.UNAVAILABLE.reason) from None
+    except BaseException:  # the client has gone meanwhile
+        member.leave()
+        raise
+    member.write_until_gone()
+    try:
+        yield member
+    except WebSocketDisconnect:
+        pass  # it has gone in the middle of the block
+    finally:
+        member.leave()
+
+
+async def _accept(websocket: WebSocket) -> None:
+    if websocket.application_state is WebSocketState.CONNECTING:
+        await websocket.accept()
