@@ -13,54 +13,17 @@ import pytest
 from hub.config import Settings
 from tests.support import needs
 from tests.support.cluster import ROOT, Proxy, fixed_port, running_nginx
+from tests.support.upstream import HANDSHAKE, TOKEN, Backend, ask
 from tests.support.waiting import eventually
-
-HANDSHAKE = "Connection: Upgrade\r\nUpgrade: websocket\r\nOrigin: http://chat.example:8080\r\n"
-TOKEN = "token=s3cret"
-
-
-class Backend:
-    """Answers every request with one status and keeps the requests."""
-
-    def __init__(self, status: int) -> None:
-        self.port = fixed_port()
-        self.requests: list[str] = []
-        self._open = 0
-        self._answer = f"HTTP/1.1 {status} Whatever\r\nContent-Length: 0\r\n\r\n".encode()
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Leave it after nginx, which ends the connections."""
-        async with await asyncio.start_server(self._serve, "127.0.0.1", self.port):
-            yield
-            await eventually(lambda: not self._open)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                if length := re.search(r"^Content-Length: (\d+)", head, re.MULTILINE):
-                    await reader.readexactly(int(length[1]))
-                self.requests.append(head)
-                writer.write(self._answer)
-        writer.close()
-        self._open -= 1
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Of the last request, with lower-case names."""
-        lines = self.requests[-1].strip().split("\r\n")[1:]
-        return {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
 
 
 @contextlib.asynccontextmanager
-async def proxied(*statuses: int) -> AsyncIterator[tuple[Proxy, list[Backend]]]:
-    """nginx in front of backends with these statuses; status 0 is one that is down."""
-    backends = [Backend(status) for status in statuses]
+async def proxied(*statuses: int | None) -> AsyncIterator[tuple[Proxy, list[Backend]]]:
+    """nginx in front of backends with these statuses; None is one that is down."""
+    backends = [Backend(status or 0) for status in statuses]
     async with contextlib.AsyncExitStack() as stack:
         for backend, status in zip(backends, statuses, strict=True):
-            if status:
+            if status is not None:
                 await stack.enter_async_context(backend.running())
         upstreams = {f"hub{number}": backend.port for number, backend in enumerate(backends, 1)}
         yield stack.enter_context(running_nginx(needs.nginx(), upstreams)), backends
@@ -68,14 +31,7 @@ async def proxied(*statuses: int) -> AsyncIterator[tuple[Proxy, list[Backend]]]:
 
 async def request(proxy: Proxy, line: str, headers: str = "", body: bytes = b"") -> int:
     """The status of nginx's answer."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-    length = f"Content-Length: {len(body)}\r\n" if body else ""
-    writer.write(f"{line} HTTP/1.1\r\nHost: chat.example:8080\r\n{headers}{length}\r\n".encode() + body)
-    async with asyncio.timeout(10):
-        status = int((await reader.readline()).split()[1])
-    writer.close()
-    await writer.wait_closed()
-    return status
+    return await ask(proxy.port, line, headers, body)
 
 
 async def test_a_handshake_arrives_as_it_was_sent() -> None:
@@ -107,13 +63,20 @@ async def test_plain_requests_keep_the_connection_to_the_replica() -> None:
 
 async def test_a_handshake_goes_to_the_next_replica() -> None:
     """Those that are down are passed over; each handshake comes in, and no log has the token."""
-    async with proxied(0, 0, 200) as (proxy, backends):
+    async with proxied(None, None, 200) as (proxy, backends):
         for _ in range(10):
             assert await request(proxy, f"GET /ws/room?{TOKEN}", HANDSHAKE) == 200
         assert len(backends[2].requests) == 10
         await eventually(lambda: proxy.access_log.count('"GET /ws/room" 200') == 10)
         assert f"127.0.0.1:{backends[0].port}, " in proxy.access_log
         assert TOKEN not in proxy.access_log + proxy.error_log
+
+
+async def test_a_handshake_that_a_dying_replica_has_read() -> None:
+    """It is answered by the next one."""
+    async with proxied(0, 0, 200) as (proxy, backends):
+        assert await request(proxy, "GET /ws/room", HANDSHAKE) == 200
+        assert len(backends[2].requests) == 1
 
 
 async def test_refused_handshakes_do_not_disturb_the_others() -> None:
@@ -127,15 +90,16 @@ async def test_refused_handshakes_do_not_disturb_the_others() -> None:
 
 
 async def test_a_publication_is_not_repeated() -> None:
-    """A 503 of one replica is the answer: it may have published all the same."""
-    async with proxied(503, 503, 503) as (proxy, backends):
-        assert await request(proxy, "POST /api/publish", body=b"{}") == 503
-        assert sum(len(backend.requests) for backend in backends) == 1
+    """A 503 of one replica is the answer, and so is its silence: it may have published all the same."""
+    for status, answer in ((503, 503), (0, 502)):
+        async with proxied(status, status, status) as (proxy, backends):
+            assert await request(proxy, "POST /api/publish", body=b"{}") == answer
+            assert sum(len(backend.requests) for backend in backends) == 1
 
 
 async def test_nothing_is_left_in_the_error_log_when_all_are_down() -> None:
     """502, and the token is not quoted."""
-    async with proxied(0, 0, 0) as (proxy, _):
+    async with proxied(None, None, None) as (proxy, _):
         assert await request(proxy, f"GET /ws/room?{TOKEN}", HANDSHAKE) == 502
         await eventually(lambda: '"GET /ws/room" 502' in proxy.access_log)
         assert TOKEN not in proxy.access_log + proxy.error_log

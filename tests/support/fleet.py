@@ -16,13 +16,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from .cluster import Proxy, compose, fixed_port, replicas_of, running_nginx
 from .deployment import CONFIG, kill
 from .processes import children
 from .redis import RedisProcess, running_redis
 
-__all__ = ["Fleet", "Intake", "Replica", "running_fleet"]
+__all__ = ["Fleet", "Intake", "Replica", "running_fleet", "running_replicas"]
 
 _OPENED = re.compile(r"^hub_connections_opened_total\{.*\} ([\d.]+)", re.MULTILINE)
 
@@ -162,15 +163,14 @@ class Intake:
 
 
 @contextlib.contextmanager
-def running_fleet(
+def running_replicas(
     redis_binary: str,
-    nginx: str,
     *,
     replicas: int = 3,
     workers: int = 1,
     each: Sequence[dict[str, str]] = (),
     **variables: str,
-) -> Iterator[Fleet]:
+) -> Iterator[tuple[RedisProcess, list[Replica]]]:
     """Everything ready; `variables` are the environment of all replicas, `each` that of one after the other."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hub-fleet-")))
@@ -185,7 +185,15 @@ def running_fleet(
             stack.callback(replica.kill)
         for replica in group:
             replica.wait_ready()
+        yield redis, group
+
+
+@contextlib.contextmanager
+def running_fleet(redis_binary: str, nginx: str, **options: Any) -> Iterator[Fleet]:
+    """`running_replicas` behind nginx."""
+    with running_replicas(redis_binary, **options) as (redis, group):
         # The configuration names as many servers as Compose has replicas.
         names = replicas_of(compose()["services"])
         upstreams = {name: replica.port for name, replica in zip(names, itertools.cycle(group), strict=False)}
-        yield Fleet(redis, group, stack.enter_context(running_nginx(nginx, upstreams)))
+        with running_nginx(nginx, upstreams) as proxy:
+            yield Fleet(redis, group, proxy)
