@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
+from generate_llms import llms
+from generate_python import python
+
+from hub.cli import cli
 from hub.config import Settings
 from hub.errors import Disconnect, Disconnects, Error, Errors, Unsubscribe, Unsubscribes, table
 from hub.metrics import METRICS, UP
@@ -13,6 +19,8 @@ from hub.namespaces import ChannelOptions
 TARGET = Path(__file__).with_name("reference.md")
 CHANNELS = Path(__file__).with_name("channels.md")
 METRICS_PAGE = Path(__file__).with_name("metrics.md")
+PYTHON_PAGE = Path(__file__).with_name("python.md")
+LLMS = Path(__file__).with_name("llms.txt")
 # What stands between these is written here.
 BEGIN, END = "<!-- {}: written by docs/generate.py -->\n", "<!-- /{} -->"
 
@@ -66,6 +74,25 @@ def unsubscribes() -> str:
     return "\n".join(lines)
 
 
+def commands() -> str:
+    """Every command, with its arguments."""
+    lines = ["## Commands", "", "`hub <command> --help` has the options; those of `hub serve` are the settings.", ""]
+    lines += ["| command | what it does |", "|---|---|"]
+    lines += [f"| `{usage}` | {' '.join(text.split())} |" for usage, text in _usages("hub", cli)]
+    return "\n".join(lines)
+
+
+def _usages(name: str, command: click.Command) -> Iterator[tuple[str, str]]:
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            yield from _usages(f"{name} {each.name}", each)
+    elif not command.hidden:
+        arguments = [
+            each.make_metavar(click.Context(command)) for each in command.params if isinstance(each, click.Argument)
+        ]
+        yield " ".join((name, *arguments)).replace("|", "\\|"), (command.help or "").split("\n\n")[0]
+
+
 def options() -> str:
     """Every option of a namespace."""
     lines = ["| option | default | meaning |", "|---|---|---|"]
@@ -98,7 +125,7 @@ def page(path: Path, name: str, table: str) -> str:
 
 
 def render() -> str:
-    return "\n\n".join((HEAD.rstrip(), settings(), close_codes(), errors(), unsubscribes())) + "\n"
+    return "\n\n".join((HEAD.rstrip(), settings(), close_codes(), errors(), unsubscribes(), commands())) + "\n"
 
 
 def main() -> None:
@@ -106,6 +133,8 @@ def main() -> None:
         (TARGET, render()),
         (CHANNELS, page(CHANNELS, "options", options())),
         (METRICS_PAGE, page(METRICS_PAGE, "metrics", metrics())),
+        (PYTHON_PAGE, python()),
+        (LLMS, llms()),
     )
     for path, text in pages:
         if "--check" not in sys.argv:
