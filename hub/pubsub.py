@@ -418,9 +418,10 @@ class _Session:
 
     def _tell(self, told: tuple[bool, str] | None) -> tuple[bool, str]:
         """Log the state if it is not what was told last."""
-        state = self.ready, "" if self.ready else self._complaint
+        complaint = self._complaint or (": Redis is reading its data" if self.feed.loading else "")
+        state = self.ready, "" if self.ready else complaint
         if state != told and self.ready:
             log.info("relay through %s works", self._broker.name)
         elif state != told:
-            log.error("relay through %s does not work%s", self._broker.name, self._complaint)
+            log.error("relay through %s does not work%s", self._broker.name, complaint)
         return state

@@ -75,6 +75,8 @@ class Feed(LinkOwner):
         self.confirmed: asyncio.Event = asyncio.Event()
         # When Redis has refused a subscription on the present connection.
         self._refused_at = math.inf
+        # Redis reads its data: it passes messages on, and keeps none and reads no history.
+        self.loading: bool = False
         # When the heartbeat came back on the present connection.
         self._heard_at = -math.inf
         # When it did on any (`time.monotonic`); the beginning before.
@@ -160,8 +162,9 @@ class Feed(LinkOwner):
         return self._overtaken >= DEAF
 
     def heard_within(self, seconds: float) -> bool:
-        """Whether everything is subscribed and the heartbeat came back in the last `seconds`."""
-        return self.confirmed.is_set() and self.loop.time() - self._heard_at <= seconds
+        """Whether all is subscribed, the heartbeat came back in the last `seconds`, and Redis has read its data."""
+        heard = self.confirmed.is_set() and self.loop.time() - self._heard_at <= seconds
+        return heard and not self.loading
 
     def expect(self, heartbeat: int) -> None:
         """Redis has taken a heartbeat; they are numbered, because it may have been heard already."""
@@ -187,8 +190,7 @@ class Feed(LinkOwner):
         self.unanswered: int = 0
         if not isinstance(reply, list):
             if isinstance(reply, Exception):
-                self._refused_at = min(self._refused_at, self.loop.time())
-                log.error("Redis refused a subscription command: %s", reply)  # e.g. NOPERM under an ACL
+                self._on_refused(str(reply))
             return
         kind = reply[0]
         if kind == b"message":
@@ -197,8 +199,16 @@ class Feed(LinkOwner):
             self._on_overheard(*reply[1:])
         elif kind == b"subscribe":
             self._on_subscribed(reply[1])
-        elif kind == b"pong" and self._owed_at_ping:
-            self._overtaken += 1
+        elif kind == b"pong":
+            self.loading = False
+            self._overtaken += self._owed_at_ping
+
+    def _on_refused(self, reason: str) -> None:
+        if reason.startswith("LOADING"):  # the answer to a PING: it does take subscriptions then
+            self.loading = True
+            return
+        self._refused_at = min(self._refused_at, self.loop.time())
+        log.error("Redis refused a subscription command: %s", reason)  # e.g. NOPERM under an ACL
 
     def _on_message(self, channel: bytes, payload: bytes) -> None:
         try:
@@ -237,6 +247,7 @@ class Feed(LinkOwner):
         self.confirmed.clear()
         self._refused_at = math.inf
         self._heard_at = -math.inf
+        self.loading = False
         self._owed_at_ping, self._overtaken = False, 0
         for channel in tuple(self._leaving):
             self._forget(channel)

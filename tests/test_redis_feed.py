@@ -372,3 +372,21 @@ async def test_close_tells_who_waits(fed: Fed) -> None:
     assert done.result() is None
     assert str(waiting.exception()) == "the end"
     assert fed.feed.wanted == {}
+
+
+async def test_redis_reads_its_data(fed: Fed) -> None:
+    """It passes heartbeats on and keeps nothing: that is not what others may rely on. It is over with the next PING."""
+    fed.beat(1)
+    assert fed.feed.heard_within(3)
+    fed.feed.on_reply(hiredis.ReplyError("LOADING Redis is loading the dataset in memory"))
+    fed.beat(2)
+    assert not fed.feed.heard_within(3)
+    assert not fed.feed.turned_down
+    fed.feed.on_reply([b"pong", b""])
+    assert fed.feed.heard_within(3)
+    fed.feed.on_reply(hiredis.ReplyError("LOADING Redis is loading the dataset in memory"))
+    fed.feed.on_lost(None)
+    fed.attach()
+    fed.feed.on_reply([b"subscribe", CONTROL, 1])
+    fed.beat(3)
+    assert fed.feed.heard_within(3)
