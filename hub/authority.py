@@ -107,6 +107,8 @@ class RoomRights(NamedTuple):
     publish: bool
     # The channel's options, if what is published must have a certain format.
     strict: ChannelOptions | None = None
+    # Unix time at which it has to go; 0 for never.
+    expire_at: float = 0
 
 
 class Asker(Protocol):
@@ -256,9 +258,8 @@ class Authority:
             raise Refused(Errors.EXPIRED)
         if not (self._personal and principal.user):
             return principal
-        channel = f"{LIMITED}{principal.user}"
-        if self._personal_namespace:
-            channel = f"{self._personal_namespace}:{channel}"
+        namespace = f"{self._personal_namespace}:" if self._personal_namespace else ""
+        channel = f"{namespace}{LIMITED}{principal.user}"
         subs = {**principal.subs, channel: principal.subs.get(channel, SubscribeGrant())}
         return replace(principal, subs=subs)
 
@@ -361,10 +362,9 @@ class Authority:
         except Refused:
             answer = False
         join = join if answer is None else bool(answer)
-        by_role = options.allow_publish_for_client or options.allow_publish_for_subscriber
-        publish = by_role and (trusted or options.allow_publish_for_anonymous)
+        publish = options.permissions["publish"].given("somebody" if trusted else "", subscribed=True)
         strict = options if options.publication_data_format else None
-        return RoomRights(join, publish and not self.asks(options), strict)
+        return RoomRights(join, publish and not self.asks(options), strict, getattr(answer, "expire_at", 0))
 
     # Commands in a channel
 

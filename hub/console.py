@@ -11,7 +11,7 @@ import logging
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.params import Depends
 from fastapi.responses import FileResponse
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, SecretStr, ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import WebSocketRoute
 
@@ -46,6 +46,7 @@ FOREIGN = "This request comes from a page of another site."
 WRONG = "The password is wrong."
 TOO_OFTEN = "The password was tried too often: wait ten seconds."
 NO_SESSION = "Log in first."
+NO_LOGIN = 'This is no login: {"password": "..."} is one.'
 
 
 class Login(BaseModel):
@@ -112,9 +113,10 @@ class Console:
         except StarletteHTTPException as error:
             raise HTTPException(error.status_code) from None
 
-    async def _login(self, login: Login, request: Request) -> Response:
+    async def _login(self, request: Request) -> Response:
         """The password for a session."""
         self._refuse_foreign(request)
+        login = _login_of(await request.body())
         assert self._password is not None
         address = request.client.host if request.client else ""
         if not self._attempts.take(address):
@@ -160,3 +162,11 @@ class Console:
         """Whatever a browser sends with POST has its origin; HUB_ORIGINS is not for the console."""
         if not self._admission.allows_origin(request):
             raise HTTPException(403, FOREIGN)
+
+
+def _login_of(body: bytes) -> Login:
+    """Not FastAPI's way, which says what it has got: that may be a password, or nothing that JSON can say."""
+    try:
+        return Login.model_validate_json(body)
+    except ValidationError:
+        raise HTTPException(422, NO_LOGIN) from None

@@ -73,6 +73,10 @@ class ConsoleAuthority(Authority):
         unseen = {"presence": False, "join_leave": False, "force_push_join_leave": False}
         return Grant(options=options.model_copy(update=unseen))
 
+    def asks(self, options: ChannelOptions) -> bool:
+        """Nor may who an application's function of a typed channel would let."""
+        return False
+
     def may_publish(self, asker: Asker, channel: str, options: ChannelOptions) -> None:
         raise Refused(Errors.PERMISSION_DENIED)
 

@@ -101,6 +101,7 @@ class HubHttpProtocol(HttpToolsProtocol):
         self.pipeline.clear()
         if self._answering is not None:  # uvicorn tells the last one, and that need not be it
             self._answering.disconnected = True
+            self._answering.message_event.set()  # it may wait for nothing but this, as event streams do
         super().connection_lost(exc)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:

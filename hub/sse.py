@@ -32,6 +32,9 @@ STREAM_HEADERS = [
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
 ]
+# In HTTP/1: what a client has sent behind the request for a stream would be answered after its end, and if those are
+# streams too, they would hold up the end of a server one after the other.
+LAST_HEADERS = [(b"connection", b"close")]
 # For requests with a header of their own that come from another origin (Fetch standard, CORS preflight).
 PREFLIGHT_HEADERS = [
     (b"access-control-allow-methods", b"GET"),
@@ -97,7 +100,8 @@ class SseEndpoint:
         try:
             answer = await self._open(stream, request)
             if answer is None:
-                await stream.serve(receive, [*STREAM_HEADERS, *self._cors(request)])
+                last = LAST_HEADERS if request.scope.get("http_version", "").startswith("1") else []
+                await stream.serve(receive, [*STREAM_HEADERS, *last, *self._cors(request)])
             else:
                 await self._refuse(request, send, answer)
         finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from .admission import ECHO, RAW, Admission
-from .authority import Authority, RoomRights
+from .authority import Authority, RoomRights, User
 from .config import Settings
 from .errors import BrokerUnavailable, Disconnect, Disconnects, Error, Errors, InvalidChannel
 from .hub import HubCore
@@ -40,6 +41,8 @@ log: logging.Logger = logging.getLogger("hub.ws")
 # client cannot fill the worker's outbox.
 UNACKNOWLEDGED_LIMIT = 256 * 1024
 LEAST_COST = 1024
+# Seconds; `expire_at` may be infinity.
+FOR_EVER = 1e9
 
 
 class _RoomConvertor(Convertor[str]):
@@ -78,9 +81,9 @@ def control_frame(kind: str, body: Any) -> bytes:
 
 
 class RawConnection:
-    """A client in one room: `hub.registry.Subscriber` and `hub.wire.Handler`."""
+    """A client in one room: `hub.registry.Subscriber`, `hub.wire.Handler` and `hub.deadlines.Timed`."""
 
-    __slots__ = ("_admission", "_bucket", "_hub", "_rights", "_room", "_unacknowledged", "id", "name", "wire")
+    __slots__ = ("_admission", "_bucket", "_hub", "_rights", "_room", "_unacknowledged", "due", "id", "name", "wire")
 
     def __init__(
         self, hub: HubCore, admission: Admission, wire: Wire, room: str, *, echo: bool, rights: RoomRights
@@ -95,6 +98,7 @@ class RawConnection:
         # None without a limit.
         self._bucket = admission.bucket()
         self._unacknowledged = 0
+        self.due: int = 0
 
     def __repr__(self) -> str:
         return f"<RawConnection {self.name.decode()} in {self._room!r}>"
@@ -145,10 +149,17 @@ class RawConnection:
     def on_close(self, code: int, reason: str) -> None:
         self._admission.leave(RAW, code)
         self._hub.remove(self)
+        self._hub.deadlines.clear(self)
         log.debug("connection closed: %d %s", code, reason, extra=self.extra)
 
     def on_open(self) -> None:
         log.debug("connection opened in %r", self._room, extra=self.extra)
+        if self._rights.expire_at:
+            self._hub.deadlines.set(self, min(max(0.0, self._rights.expire_at - time.time()), FOR_EVER))
+
+    def on_due(self) -> None:
+        """It cannot show another token, but come again."""
+        self.wire.close(Disconnects.EXPIRED)
 
     @property
     def extra(self) -> dict[str, str]:
@@ -230,6 +241,7 @@ class RawEndpoint(_Endpoint):
             return
         connection = HTTPConnection(scope)
         rights = await self._authority.room(room, trusted=self._admission.closed, connection=connection)
+        rights = _limited(rights, connection)
         if not rights.join:
             await refuse(scope, send, self._admission.refuse(Disconnects.FORBIDDEN_ROOM))
             return
@@ -257,6 +269,13 @@ class RawEndpoint(_Endpoint):
             raise
         client.on_open()
         await wire.serve(client)
+
+
+def _limited(rights: RoomRights, connection: HTTPConnection) -> RoomRights:
+    """A room is open to a client no longer than its user is who he is. Raises TypeError for times that are none."""
+    user = connection.scope.get("hub.user")
+    ends = rights.expire_at, user.expire_at if isinstance(user, User) else 0.0
+    return rights._replace(expire_at=min((float(end) for end in ends if end), default=0.0))
 
 
 async def refuse(scope: Scope, send: Send, disconnect: Disconnect) -> None:

@@ -463,6 +463,41 @@ async def test_who_takes_nothing_is_dropped(http: Any) -> None:
         await source.close()
 
 
+async def test_a_client_that_goes_with_another_request_behind_its_stream() -> None:
+    """Its end is that of the stream, though uvicorn tells it to the last request only."""
+    async with kept_hub(http=HubHttpProtocol) as (hub, port):
+        source = await request(port, path_of("kept:x"))
+        await source.greeting()
+        source.writer.write(b"GET /sse/kept%3Ax HTTP/1.1\r\nHost: h\r\n\r\n")  # type: ignore[union-attr]
+        (server,) = [server for server in wire_servers() if server.connections]
+        await eventually(lambda: any(each.pipeline for each in server.connections))
+        await source.close()
+        async with asyncio.timeout(20):  # nothing is read behind a request that waits: it is noticed by writing
+            while hub._admission.connections:
+                await hub.publish("kept:x", "x")
+                await asyncio.sleep(0.02)
+        assert hub._admission.closed_by_code == {("sse", 1005): 1}
+
+
+@pytest.mark.parametrize("http", SERVERS)
+async def test_nothing_comes_behind_a_stream(http: Any) -> None:
+    """On its connection: else streams that are asked for at once would end one after the other with their server."""
+    async with kept_hub(http=http) as (hub, port):
+        source = await request(port, path_of("kept:x"))
+        assert source.headers["connection"] == "close"
+        await source.greeting()
+        source.writer.write(b"GET /sse/kept%3Ax HTTP/1.1\r\nHost: h\r\n\r\n")  # type: ignore[union-attr]
+        for text in ("a", "b", "c"):  # it is read meanwhile: what a server leaves unread resets the connection
+            await hub.publish("kept:x", text)
+            assert await source.take(1) == [text]
+        stream_of(hub).end(Disconnects.FORCE_RECONNECT)
+        assert (await source.end())[1] == {"code": 3011, "reason": "force reconnect", "reconnect": True}
+        assert source.complete
+        assert await source._reader.read() == b""
+        await source.close()
+        assert hub._admission.closed_by_code == {("sse", 3011): 1}
+
+
 # On hypercorn
 
 

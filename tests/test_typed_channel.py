@@ -15,6 +15,7 @@ from hub import (
     Event,
     History,
     Hub,
+    InvalidChannel,
     MessageTooBig,
     Refused,
     Settings,
@@ -375,6 +376,9 @@ async def test_wrong_values(hub: Hub) -> None:
             await chat(room="x").publish(Message(text="x"), tags={"a": 1})  # type: ignore[dict-item]
         with pytest.raises(ValueError, match=r"id of 'game:\{id\}'"):
             game(id="x")
+        for room in ("x" * 300, "a\nb"):
+            with pytest.raises(InvalidChannel, match="channel name has"):
+                chat(room=room)
         assert game(id=(number := uuid4())).name == f"game:{number}"
         with pytest.raises(Refused, match="not available"):
             await chat(room="x").presence()

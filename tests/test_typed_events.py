@@ -1,15 +1,18 @@
 """Functions of typed channels in an application: who may, with which dependencies, and what clients are told."""
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, Header, HTTPException, Path
 from starlette.requests import HTTPConnection
 
-from hub import Allow, Hub, User
+from hub import Allow, Denied, Hub, User
+from hub.testing import Cluster, ReplyError
 from hub.tokens import sign
 from tests.support.centrifuge import Client, connected
 from tests.support.typed import Database, Me, Member, Message, authenticate, club, db, made
@@ -64,6 +67,96 @@ async def test_faults(url: str, room: str, logged: str, caplog: pytest.LogCaptur
     assert told == {"error": {"code": 100, "message": "internal server error", "temporary": True}}
     assert logged in caplog.text
     assert db.open == 0
+
+
+async def caught() -> AsyncIterator[None]:
+    """A session that is closed in the wrong way."""
+    try:
+        yield
+    except Exception:
+        pass
+
+
+@pytest.mark.parametrize("fault", [Denied("not a member"), ZeroDivisionError()])
+async def test_an_exception_that_a_dependency_keeps(fault: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """It is no consent, wherever it was asked for."""
+    hub, app = made()
+    chat = hub.channel("chat:{room}", Message)
+
+    async def refuse(room: str, session: Annotated[None, Depends(caught)]) -> None:
+        raise fault
+
+    chat.on_subscribe(refuse)
+    chat.on_publish(refuse)
+    async with Cluster(app, workers=1) as cluster:
+        here = await cluster.client()
+        for asked in (here.subscribe("chat:x"), here.publish("chat:x", {"text": "hi"})):
+            with pytest.raises(ReplyError, match="100 internal server error"):
+                await asked
+        with pytest.raises(RuntimeError, match=r"a dependency of .* has caught an exception after its yield"):
+            await cluster.connect("/ws/chat:x")
+    assert "it must raise it again" in caplog.text
+
+
+async def test_something_else_was_cancelled() -> None:
+    """A function that waits for a task that somebody has cancelled has failed; the client does not wait for ever."""
+    hub, app = made()
+    hub.channel("chat:{room}", Message).on_subscribe(wait_for_nothing)
+    async with Cluster(app, workers=1) as cluster:
+        with pytest.raises(ReplyError, match="100 internal server error"):
+            await (await cluster.client()).subscribe("chat:x")
+
+
+async def wait_for_nothing(room: str) -> None:
+    task = asyncio.create_task(asyncio.sleep(60))
+    task.cancel()
+    await task
+
+
+async def test_a_client_goes_while_a_thread_is_at_work() -> None:
+    """The session of a function in a thread stays open until that has done its work."""
+    hub, app = made()
+    goes_on, seen = threading.Event(), []
+
+    def session() -> Iterator[str]:
+        seen.append("open")
+        try:
+            yield "session"
+        finally:
+            seen.append("closed")
+
+    def may_join(room: str, session: Annotated[str, Depends(session)]) -> bool:
+        seen.append("begun")
+        goes_on.wait(20)
+        seen.append("done")
+        return True
+
+    hub.channel("chat:{room}", Message).on_subscribe(may_join)
+    try:
+        async with serving(app) as (port, _):
+            async with connected(f"ws://127.0.0.1:{port}") as here:
+                await here.send({"id": 2, "subscribe": {"channel": "chat:x"}})
+                await eventually(lambda: seen == ["open", "begun"])
+            await eventually(lambda: hub._admission.connections == 0)
+            for _ in range(10):  # for what would close it now
+                await asyncio.sleep(0.01)
+            assert seen == ["open", "begun"]
+            goes_on.set()
+            await eventually(lambda: seen == ["open", "begun", "done", "closed"])
+    finally:
+        goes_on.set()
+
+
+async def test_a_time_that_is_none() -> None:
+    """A subscription that could not end is none."""
+    hub, app = made()
+    until = datetime.now(UTC)
+    hub.channel("chat:{room}", Message).on_subscribe(lambda room: Allow(expire_at=until))  # type: ignore[arg-type]
+    async with Cluster(app, workers=1) as cluster:
+        here = await cluster.client()
+        with pytest.raises(ReplyError, match="100 internal server error"):
+            await here.subscribe("chat:x")
+        assert hub.registry.subscriptions == 0
 
 
 async def test_subscribers() -> None:

@@ -111,6 +111,8 @@ async def test_models(ws: Any) -> None:
             await ann.send('{"txt": "hi"}')
             error = {"code": 107, "message": "data: text: Field required", "temporary": False}
             assert json.loads(await ann.recv()) == {"hub": {"error": error}}
+            await ann.send(b"hi")
+            assert json.loads(await ann.recv())["hub"]["error"] == {**error, "message": "data must be text"}
             await ann.send('{"text": "hi"}')
             assert json.loads(await ann.recv()) == {"text": "hi"}
 

@@ -224,6 +224,48 @@ async def test_the_end(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
             asyncio.get_running_loop().call_later(0.05, gate.set)
         await hub.stop()
         assert (seen, ended) == ([0], [] if cut_off else [0])
+        assert hub.unhandled.total == int(cut_off)
+
+
+async def test_something_else_was_cancelled(hub: Hub) -> None:
+    """A function that waits for a task that somebody has cancelled fails with one message, and gets the next."""
+    seen = []
+    chat = hub.channel("chat:{room}", Message)
+
+    @chat.on_message()
+    async def handle(message: Message) -> None:
+        seen.append(message.number)
+        task = asyncio.create_task(asyncio.sleep(60))
+        task.cancel()
+        await task
+
+    async with hub:
+        for number in range(2):
+            await chat(room="x").publish(Message(number=number))
+        await eventually(lambda: seen == [0, 1] and hub.unhandled.total == 2)
+
+
+async def test_the_end_does_not_wait_for_a_thread(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function that blocks its thread holds up nobody for ever."""
+    monkeypatch.setattr(messages, "LAST_WORDS", 0.01)
+    monkeypatch.setattr(messages, "CLEANUP", 0.01)
+    begun, goes_on, ended = threading.Event(), threading.Event(), []
+    chat = hub.channel("chat:{room}", Message)
+
+    @chat.on_message()
+    def handle(message: Message) -> None:
+        begun.set()
+        ended.append(goes_on.wait(20))
+
+    try:
+        await hub.start()
+        await chat(room="x").publish(Message(number=1))
+        await eventually(begun.is_set)
+        await hub.stop()
+        assert ended == []
+    finally:
+        goes_on.set()
+    await eventually(lambda: ended == [True])
 
 
 async def test_dependencies(hub: Hub) -> None:

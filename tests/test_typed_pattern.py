@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
@@ -81,6 +81,7 @@ def test_other_names(made: Pattern, name: str) -> None:
         (pattern("chat:{room}"), {"room": "a:b"}, "no channel with room='a:b'"),
         (pattern("price:{base}-{quote}"), {"base": "a", "quote": "b-c"}, "no channel with base='a', quote='b-c'"),
         (pattern("game:{id}", id=int), {"id": "x"}, r"id of 'game:\{id\}': Input should be a valid integer.* not 'x'"),
+        (pattern("game:{id}", id=Literal[1]), {"id": 1}, "Input should be 1, not '1', which is what stands in a name"),
     ],
 )
 def test_wrong_values(made: Pattern, values: dict[str, Any], error: str) -> None:

@@ -1,6 +1,9 @@
 """Typed channels by other ways than the protocol: raw rooms, the HTTP API, event streams; and calls with models."""
 
 import json
+import math
+import time
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import pytest
@@ -10,7 +13,8 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 
-from hub import Asker, ConfigError, Denied, Event, Hub
+from hub import Allow, Asker, ConfigError, Denied, Event, Hub, User
+from hub.testing import Cluster
 from tests.support.centrifuge import client, connected
 from tests.support.typed import DB, Me, Member, Message, club, db, made
 from tests.support.uvicorn_server import serving
@@ -51,6 +55,47 @@ async def test_raw_rooms() -> None:
                 assert (told["code"], told["message"]) == (107, complaint)
             await raw.send('{"text": "hi"}')
             assert await raw.recv() == '{"text": "hi"}'
+
+
+@pytest.mark.parametrize(("room", "user"), [(10, 0), (0, 10), (10, 60), (60, 10)])
+async def test_a_time_limit_of_raw_clients(room: float, user: float) -> None:
+    """When that of the room or of the user is over, they have to come again."""
+    hub, app = made()
+
+    def until(seconds: float) -> float:
+        return time.time() + seconds if seconds else 0
+
+    @hub.authenticate
+    async def authenticate(connection: HTTPConnection, token: str | None) -> User:
+        return User(id="ann", expire_at=until(user))
+
+    hub.channel("chat:{name}", Message).on_subscribe(lambda name: Allow(expire_at=until(room)))
+    async with Cluster(app, workers=1) as cluster:
+        raw = await cluster.connect("/ws/chat:x")
+        await cluster.advance(9)
+        assert not raw.closed
+        assert (await raw.wait_closed(3)).code == 3005
+
+
+@pytest.mark.parametrize("end", [math.inf, datetime.now(UTC)])
+async def test_times_of_raw_clients(end: Any) -> None:
+    """Infinity is never; what is no time lets nobody in, and leaves nothing behind."""
+    hub, app = made()
+
+    @hub.authenticate
+    async def authenticate(connection: HTTPConnection, token: str | None) -> User:
+        return User(id="ann", expire_at=end)
+
+    hub.channel("chat:{name}", Message)
+    async with Cluster(app, workers=1) as cluster:
+        if end == math.inf:
+            raw = await cluster.connect("/ws/chat:x")
+            await cluster.advance(500)
+            assert not raw.closed
+        else:
+            with pytest.raises(TypeError, match=r"not 'datetime\.datetime'"):
+                await cluster.connect("/ws/chat:x")
+            assert (hub._admission.connections, hub.registry.subscriptions) == (0, 0)
 
 
 async def test_an_insecure_hub_has_models() -> None:
@@ -150,6 +195,10 @@ async def test_calls() -> None:
     def nothing() -> None:
         return None
 
+    @hub.rpc("page")
+    def page(limit: int = 10) -> int:
+        return limit
+
     @hub.rpc("lie")
     def lie() -> Renamed:
         return "no"  # type: ignore[return-value]
@@ -165,6 +214,7 @@ async def test_calls() -> None:
         assert await call("rename", {}) == {"code": 107, "message": "data: name: Field required"}
         assert await call("sum", [1, 2]) == 3
         assert await call("nothing") is None
+        assert (await call("page"), await call("page", 3)) == (10, 3)
         assert (await call("lie"))["code"] == 100
     assert (db.opened, db.open) == (2, 0)
 

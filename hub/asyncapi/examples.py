@@ -11,7 +11,7 @@ __all__ = ["example"]
 
 # Models within models; what is deeper is left out.
 DEEPEST = 6
-# Longer texts are nobody's idea of an example.
+# Longer texts and lists are nobody's idea of an example.
 LONGEST = 1000
 
 _TEXTS = {
@@ -76,7 +76,7 @@ def _array(schema: Schema, models: Mapping[str, Schema], depth: int) -> list[Any
     if depth > DEEPEST // 2 and not schema.get("minItems"):  # a tree ends somewhere
         return []
     one = example(items, models, depth + 1)
-    return [] if one is None else [one] * max(1, schema.get("minItems", 1))
+    return [] if one is None else [one] * max(1, min(schema.get("minItems", 1), LONGEST))
 
 
 def _text(schema: Schema) -> str:

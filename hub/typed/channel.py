@@ -15,7 +15,7 @@ from ..namespaces import ChannelOptions
 from ..protocol.forms import as_json
 from ..protocol.replies import read_client_info
 from ..publishing import arrange
-from ..types import ClientInfo, DataKind, PresenceStats, Publication, PublishResult, StreamPosition
+from ..types import ClientInfo, DataKind, PresenceStats, Publication, PublishResult, StreamPosition, channel_name
 from .join import Joined, joined
 from .messages import Consumer, overhearing
 from .options import with_publishers
@@ -81,7 +81,7 @@ class TypedChannel(Generic[M]):
 
     def __call__(self, **parameters: Any) -> ChannelHandle[M]:
         """One channel. Raises TypeError for missing or unknown parameters, ValueError for values that do not fit."""
-        return ChannelHandle(self._hub, self, self._rules, self._rules.pattern.format(parameters))
+        return ChannelHandle(self._hub, self, self._rules, channel_name(self._rules.pattern.format(parameters)))
 
     # The application's functions
 

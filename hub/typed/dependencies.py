@@ -8,6 +8,7 @@ FastAPI's two functions for this are not public; tests/test_typed_fastapi.py pin
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -33,6 +34,8 @@ EVENT, MESSAGE, USER = "hub.event", "hub.message", "hub.user"
 # Statuses that say that the same may succeed later.
 TEMPORARY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 EMPTY = inspect.Parameter.empty
+# In place of what a function returns, if it has not.
+NOTHING = object()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +184,8 @@ class Function:
     async def call(self, scope: Mapping[str, Any], parameters: Mapping[str, str], what: Event, message: Any) -> Any:
         """What the function returns. `scope` is that of the handshake, `parameters` are the channel's, as texts.
 
-        Raises Refused for HTTPException, WebSocketException and what FastAPI cannot validate.
+        Raises Refused for HTTPException, WebSocketException and what FastAPI cannot validate; RuntimeError if a
+        dependency keeps an exception to itself.
         """
         try:
             return await self._solve(scope, parameters, what, message)
@@ -191,11 +195,17 @@ class Function:
             raise Refused(
                 Error(code=Errors.PERMISSION_DENIED.code, message=fault.reason or "permission denied")
             ) from fault
+        except asyncio.CancelledError as fault:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise RuntimeError(f"{self.name} waited for something that was cancelled") from fault
 
     async def _solve(self, scope: Mapping[str, Any], parameters: Mapping[str, str], what: Event, message: Any) -> Any:
         own: dict[str, Any] = {**scope, "path_params": dict(parameters), EVENT: what, MESSAGE: message}
         own.pop("fastapi_async_cleanup_scopes", None)
         app = own.get("app")
+        answer: Any = NOTHING
         async with AsyncExitStack() as outer, AsyncExitStack() as inner:
             own["fastapi_inner_astack"], own["fastapi_function_astack"] = outer, inner
             solved = await solve_dependencies(
@@ -208,8 +218,26 @@ class Function:
             if solved.errors:
                 raise Refused(_bad_fields(solved.errors))
             if self._coroutine:
-                return await self._function(**solved.values)
-            return await run_in_threadpool(self._function, **solved.values)
+                answer = await self._function(**solved.values)
+            else:
+                answer = await _in_thread(self._function, solved.values)
+        if answer is NOTHING:  # as None it would leave the decision to the options, though somebody may have said no
+            raise RuntimeError(
+                f"a dependency of {self.name} has caught an exception after its yield; it must raise it again"
+            )
+        return answer
+
+
+async def _in_thread(function: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+    """When nobody waits for it any more, its dependencies stay open till its end all the same: it uses them."""
+    running = asyncio.ensure_future(run_in_threadpool(function, **values))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait((running,))
+        if not running.cancelled():
+            running.exception()  # nobody wants it, and asyncio is not to complain
+        raise
 
 
 _NOT_HERE = {

@@ -52,12 +52,13 @@ class Joined(Generic[M]):
     # For the endpoint
 
     async def iter_text(self) -> AsyncIterator[str]:
-        """What the client says, until it goes."""
-        try:
-            while True:
-                yield await self.websocket.receive_text()
-        except WebSocketDisconnect:
-            pass
+        """What the client says, until it goes. One that sends binary is told that this is wrong."""
+        while (event := await self.websocket.receive())["type"] != "websocket.disconnect":
+            text = event.get("text")
+            if text is None:
+                self._tell(replace(Errors.BAD_REQUEST, message="data must be text"))
+            else:
+                yield text
 
     async def __aiter__(self) -> AsyncIterator[M]:
         """The same as messages of the model. The client is told what is wrong with others, as in raw rooms."""

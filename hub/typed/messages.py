@@ -37,6 +37,8 @@ BACKLOG = 1000
 CLAIM = 300.0
 # Seconds that functions have to come to their end when the hub stops.
 LAST_WORDS = 5.0
+# And then to clean up; what runs in a thread cannot be stopped.
+CLEANUP = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,9 @@ class _Worker:
             channel, publication = work
             try:
                 await self._handle(channel, publication)
+            except asyncio.CancelledError:
+                self._miss(channel, "the worker has stopped meanwhile")
+                raise
             except BrokerUnavailable as error:
                 self._miss(channel, str(error))
             except Exception:
@@ -162,4 +167,4 @@ class Crew:
         await asyncio.wait(tasks, timeout=LAST_WORDS)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait(tasks, timeout=CLEANUP)

@@ -115,10 +115,16 @@ class Pattern:
         return name
 
     def _checked(self, key: str, value: Any) -> str:
+        """As it stands in a name, of which it can be read again: no text is a `Literal[1]`."""
+        text = _text(self._valid(key, value, repr(value)))
+        self._valid(key, text, f"{text!r}, which is what stands in a name")
+        return text
+
+    def _valid(self, key: str, value: Any, shown: str) -> Any:
         try:
-            return _text(self._value(key, value))
+            return self._value(key, value)
         except ValidationError as error:
-            raise ValueError(f"{key} of {self.address!r}: {error.errors()[0]['msg']}, not {value!r:.100}") from None
+            raise ValueError(f"{key} of {self.address!r}: {error.errors()[0]['msg']}, not {shown:.100}") from None
 
     def _value(self, key: str, value: Any) -> Any:
         adapter = self._adapters.get(key)

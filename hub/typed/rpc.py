@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 
 from ..authority import Asker
 from ..errors import ConfigError
-from .dependencies import Event, Function, body_parameter, signature_of
+from .dependencies import EMPTY, Event, Function, body_parameter, signature_of
 from .model import Model
 
 __all__ = ["RpcCall", "RpcMethod", "rpc_method"]
@@ -48,7 +48,9 @@ def rpc_method(name: str, function: Callable[..., Any]) -> RpcMethod:
     where = f"rpc {name!r}"
     body = parameter.annotation if parameter is not None and parameter.annotation is not parameter.empty else None
     result = signature.return_annotation if signature.return_annotation is not signature.empty else None
-    call = _Call(declared, Model(Any if body is None else body, where) if parameter else None, _answers(result, where))
+    default = parameter.default if parameter is not None else EMPTY
+    model: Model[Any] | None = Model(Any if body is None else body, where) if parameter else None
+    call = _Call(declared, model, _answers(result, where), default)
     return RpcMethod(name, function, body, result, parameter is not None, call)
 
 
@@ -79,14 +81,22 @@ def _is_marked(parameter: inspect.Parameter) -> bool:
 class _Call:
     """Reads the data, asks the function, writes what it returns."""
 
-    def __init__(self, function: Function, body: Model[Any] | None, result: Model[Any]) -> None:
+    def __init__(self, function: Function, body: Model[Any] | None, result: Model[Any], default: Any) -> None:
         self._function = function
         self._body = body
         self._result = result
+        # For a client that sends nothing; EMPTY if that is wrong.
+        self._default = default
 
     async def __call__(self, client: Asker, data: Any) -> msgspec.Raw:
-        message = self._body.require(msgspec.json.encode(data)) if self._body is not None else None
+        message = self._read(data)
         connection = getattr(client, "connection", None)
         assert isinstance(connection, HTTPConnection)
         answer = await self._function.call(connection.scope, {}, Event(client=client), message)
         return msgspec.Raw(self._result.write(answer))
+
+    def _read(self, data: Any) -> Any:
+        """Raises Refused (107)."""
+        if data is None and self._default is not EMPTY:
+            return self._default
+        return self._body.require(msgspec.json.encode(data)) if self._body is not None else None

@@ -93,6 +93,8 @@ def _same(annotation: Any, model: Any) -> bool:
 
 
 def _answer(function: Function, answer: Any, kind: type) -> Any:
+    if isinstance(answer, Allow) and answer.expire_at and not isinstance(answer.expire_at, int | float):
+        raise TypeError(f"{function.name}: expire_at is Unix time, a number, and not {answer.expire_at!r:.100}")
     if answer is None or isinstance(answer, bool | kind):
         return answer
     wanted = "hub.Allow, a bool or None" if kind is Allow else "a bool or None"

@@ -179,6 +179,12 @@ def test_an_example_of_a_tree_ends() -> None:
     assert isinstance(example(*schema_of(Endless)), dict)
 
 
+def test_an_example_is_short() -> None:
+    """It is made while somebody waits, and sent to everybody who asks, however much a model wants."""
+    for kind in (Annotated[list[int], Field(min_length=10**6)], Annotated[str, Field(min_length=10**6)]):
+        assert len(example(*schema_of(kind))) <= 1000
+
+
 def test_no_schemas_are_wanted() -> None:
     """A hub may have declared nothing."""
     assert schemas_of({}) == ({}, {})

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import AsyncIterator
 
+import anyio
+import anyio.to_thread
 import pytest
 import uvloop
 from fastapi import FastAPI
@@ -100,6 +102,28 @@ async def test_threads_are_waited_for(clock: VirtualClock) -> None:
     assert await task
     assert not timer.done()
     await timer
+
+
+async def test_threads_with_a_limit_of_their_own(clock: VirtualClock) -> None:
+    """They are waited for too: in these FastAPI closes dependencies that are no coroutines."""
+    gate = threading.Event()
+    task = asyncio.create_task(anyio.to_thread.run_sync(gate.wait, 30, limiter=anyio.CapacityLimiter(1)))
+    timer = threading.Timer(0.05, gate.set)
+    timer.start()
+    async with asyncio.timeout(1):
+        assert await task
+    assert clock.elapsed == 0
+    timer.join()
+
+
+async def test_threads_are_left_as_they_were() -> None:
+    """After the clock nothing of it stays."""
+    before = anyio.to_thread.run_sync
+    clock = VirtualClock(patience=0.0)
+    clock.install()
+    assert anyio.to_thread.run_sync is not before
+    clock.uninstall()
+    assert anyio.to_thread.run_sync is before
 
 
 async def test_patience_is_for_what_comes_from_elsewhere() -> None:
