@@ -26,9 +26,12 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A bound on real time that is missed says little; one that is missed three times does."""
+    """A bound on real time that is missed says little; one that is missed three times does.
+
+    A browser has deadlines of its own.
+    """
     for item in items:
-        if item.get_closest_marker("timed"):
+        if item.get_closest_marker("timed") or item.get_closest_marker("browser"):
             item.add_marker(pytest.mark.flaky(reruns=2))
 
 

@@ -96,6 +96,7 @@ def abuse(hub: HubProcess, sizes: Sizes, rounds: int) -> Report:
             step.memory, step.files = memory(worker), open_files(worker)
         time.sleep(5)  # for what leaves slowly
         report.rounds.append(memory(worker))
+        print(f"round {number + 1} of {rounds}: {report.rounds[-1] / MEGABYTE:.1f} MB", flush=True)
     report.faults = len(re.findall(r"Traceback|\b(?:ERROR|CRITICAL)\b|unexpected fault", hub.log[lines:]))
     return report
 

@@ -18,7 +18,7 @@ from tests.support.console import PASSWORD
 from tests.support.redis import running_redis
 from tests.support.server import hub_serve
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timed]
 
 PATIENCE = 40
 

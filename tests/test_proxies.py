@@ -21,6 +21,9 @@ from tests.support.proxies import CADDY, HAPROXY, KINDS, TRAEFIK, Kind, Running,
 from tests.support.upstream import HANDSHAKE, TOKEN, Backend, ask
 from tests.support.waiting import eventually
 
+# Proxies look after their replicas in real time.
+pytestmark = pytest.mark.timed
+
 DEPLOY = ROOT / "deploy"
 FIELDS = Settings.model_fields
 # What a log must not have, wherever in a request it came.

@@ -25,7 +25,7 @@ from tests.support.sse import listening
 from tests.support.traffic import Publisher, Traffic
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timed]
 
 CHANNELS = [f"live-{number}" for number in range(3)]
 

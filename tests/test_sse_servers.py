@@ -39,7 +39,7 @@ CHANNEL = "chat:x"
 SNIPPET = re.search(r"```js\n(.*?)```", (cluster.ROOT / "docs/sse.md").read_text(), re.DOTALL)
 
 # Each starts several programs.
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timed, pytest.mark.timeout(180)]
 
 
 @pytest.fixture

@@ -196,6 +196,7 @@ def alternates(comings: list[tuple[str, str]]) -> bool:
     return True
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_a_storm_of_joins_leaves_and_kills(hubs: list[HubProcess], observer: Observer, seed: int) -> None:
     """A thousand: at the end presence is exact everywhere, and everybody was announced once and bid farewell once."""
