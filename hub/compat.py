@@ -33,7 +33,6 @@ from types import CodeType, FrameType
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary, finalize, ref
 
-from starlette.exceptions import WebSocketException
 from starlette.websockets import WebSocket, WebSocketState
 
 from .broadcast import Broadcast, BroadcastBackend, Event, MessagesLost, Subscriber, Unsubscribed
@@ -44,8 +43,8 @@ from .errors import BrokerUnavailable, ConfigError, Disconnects
 from .hub import publication_of
 from .memory import MemoryBroker
 from .plain import PlainWire
+from .shared_connection import SharedConnection
 from .types import DataKind, channel_name
-from .ws import wire_of
 
 __all__ = [
     "Broadcast",
@@ -92,18 +91,7 @@ class ConnectionManager:
         hub = self._hub()
         await hub.start()
         member = _Member(hub, websocket)
-        try:
-            # In this order: a client whose connection is open shall miss nothing.
-            await hub.subscribe(member, self.channel)
-            await _accept(websocket)
-        except BrokerUnavailable:
-            member.leave()
-            await _accept(websocket)
-            raise WebSocketException(Disconnects.UNAVAILABLE.code, Disconnects.UNAVAILABLE.reason) from None
-        except BaseException:  # the client has gone meanwhile
-            member.leave()
-            raise
-        member.write_until_gone()
+        await member.enter(self.channel, websocket)
         self._members[websocket] = member
 
     def disconnect(self, websocket: WebSocket) -> None:
@@ -154,33 +142,15 @@ class ConnectionManager:
         return self._given or _hub_of_this_loop()
 
 
-class _Member:
-    """One connection of one manager. Implements `hub.registry.Subscriber`.
-
-    Holds the `WebSocket` nowhere: its end must be noticed.
-    """
-
-    # Every member hears its own broadcasts.
-    id = b""
+class _Member(SharedConnection):
+    """One connection of one manager."""
 
     def __init__(self, hub: Hub, websocket: WebSocket) -> None:
-        self._hub = hub
-        self.wire = wire_of(websocket.scope, websocket._receive, websocket._send, hub.settings)
-        # On servers other than our own, once the connection is accepted.
-        self._writer: asyncio.Task[None] | None = None
+        super().__init__(hub, hub.settings, websocket)
         # Objects are collected in any thread, and in the middle of anything.
         loop = asyncio.get_running_loop()
         self._forgotten = finalize(websocket, _call_soon, loop, self.leave)
         self._forgotten.atexit = False
-
-    def write_until_gone(self) -> None:
-        """Our own server writes by itself."""
-        if isinstance(self.wire, PlainWire):
-            self._writer = asyncio.create_task(self.wire.serve_writes(), name="hub compat writer")
-            self._writer.add_done_callback(lambda writer: self.leave())
-
-    def on_insufficient(self, channel: str) -> None:
-        """The tutorial's clients know no positions."""
 
     def give_up(self) -> None:
         """The client takes nothing. Our own server has noticed that by itself, and knows better how it goes on."""
@@ -192,20 +162,13 @@ class _Member:
         return isinstance(self.wire, PlainWire) and self.wire.ending
 
     def leave(self) -> None:
-        self._hub.remove(self)
+        super().leave()
         self._forgotten.detach()
-        if self._writer is not None:
-            self._writer.cancel()
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, leave: Any) -> None:
     with contextlib.suppress(RuntimeError):  # the loop is closed, and with it everything
         loop.call_soon_threadsafe(leave)
-
-
-async def _accept(websocket: WebSocket) -> None:
-    if websocket.application_state is WebSocketState.CONNECTING:
-        await websocket.accept()
 
 
 # The hub of all managers that were given none

@@ -184,7 +184,7 @@ async def test_after_disconnect_nothing_is_delivered() -> None:
     await manager.broadcast("two")
     await eventually(lambda: len(stays.messages()) == 2)
     assert leaves.messages() == ["one"]
-    assert [task.get_name() for task in asyncio.all_tasks()].count("hub compat writer") == 1
+    assert [task.get_name() for task in asyncio.all_tasks()].count("hub connection writer") == 1
     assert manager.active_connections == [stays.websocket]
     assert repr(manager).endswith(", 1 connections here>")
 
@@ -332,7 +332,7 @@ async def test_without_disconnect_nothing_leaks(ws: str, request: pytest.Fixture
             # At once or with the next collection: what else refers to the connection is not the manager's to say.
             await eventually(lambda: hub.registry.subscribers == 0 or gc.collect() is None)
         assert manager.active_connections == []
-        await eventually(lambda: not [t for t in asyncio.all_tasks() if t.get_name() == "hub compat writer"])
+        await eventually(lambda: not [t for t in asyncio.all_tasks() if t.get_name() == "hub connection writer"])
     await hub.stop()
 
 

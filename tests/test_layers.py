@@ -39,6 +39,7 @@ LAYERS = (
         "handlers",
         "control",
         "ws",
+        "shared_connection",
         "channel_ws",
         "sse",
         "sse_client",

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pydantic import ValidationError
-from starlette.exceptions import WebSocketException
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from ..errors import BrokerUnavailable, Disconnects, Error, Errors
-from ..plain import PlainWire
+from ..errors import Error, Errors
+from ..shared_connection import SharedConnection
 from ..types import PublishResult
-from ..wire import Wire
-from ..ws import control_frame, wire_of
+from ..ws import control_frame
 from .model import Model, complaint
 
 if TYPE_CHECKING:
@@ -28,23 +25,19 @@ __all__ = ["Joined", "joined"]
 M = TypeVar("M")
 
 
-class Joined(Generic[M]):
+class Joined(SharedConnection, Generic[M]):
     """The connection while it is in the channel; made by `chat(room=...).join(websocket)`.
 
-    The endpoint reads, the hub writes: what is published goes to the client by itself. Implements
-    `hub.registry.Subscriber`.
+    The endpoint reads, the hub writes: what is published goes to the client by itself.
     """
 
     def __init__(self, hub: TypedHub, handle: ChannelHandle[M], model: Model[M], websocket: WebSocket) -> None:
-        self._hub = hub
+        super().__init__(hub, hub.settings, websocket)
         self._handle = handle
         self._model = model
         self.websocket: WebSocket = websocket
         # What `exclude` of a publication names.
         self.id: bytes = hub.next_id()
-        self.wire: Wire = wire_of(websocket.scope, websocket._receive, websocket._send, hub.settings)
-        # On servers other than our own, once the connection is accepted.
-        self._writer: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Joined {self.id.decode()} in {self._handle.name!r}>"
@@ -86,22 +79,6 @@ class Joined(Generic[M]):
         told = {"code": error.code, "message": error.message, "temporary": error.temporary}
         self.wire.write(control_frame("error", told))
 
-    # For the hub
-
-    def on_insufficient(self, channel: str) -> None:
-        """Told to positioned forms only."""
-
-    def write_until_gone(self) -> None:
-        """Our own server writes by itself."""
-        if isinstance(self.wire, PlainWire):
-            self._writer = asyncio.create_task(self.wire.serve_writes(), name="hub join writer")
-            self._writer.add_done_callback(lambda writer: self.leave())
-
-    def leave(self) -> None:
-        self._hub.remove(self)
-        if self._writer is not None:
-            self._writer.cancel()
-
 
 @asynccontextmanager
 async def joined(
@@ -110,26 +87,10 @@ async def joined(
     """See `ChannelHandle.join`."""
     await hub.start()
     member = Joined(hub, handle, model, websocket)
-    try:
-        # In this order: a client whose connection is open shall miss nothing.
-        await hub.subscribe(member, handle.name)
-        await _accept(websocket)
-    except BrokerUnavailable:
-        member.leave()
-        await _accept(websocket)
-        raise WebSocketException(Disconnects.UNAVAILABLE.code, Disconnects.UNAVAILABLE.reason) from None
-    except BaseException:  # the client has gone meanwhile
-        member.leave()
-        raise
-    member.write_until_gone()
+    await member.enter(handle.name, websocket)
     try:
         yield member
     except WebSocketDisconnect:
         pass  # it has gone in the middle of the block
     finally:
         member.leave()
-
-
-async def _accept(websocket: WebSocket) -> None:
-    if websocket.application_state is WebSocketState.CONNECTING:
-        await websocket.accept()
