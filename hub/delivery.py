@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from .protocol.forms import Event
 from .registry import Channel, Subscriber, Writer
@@ -117,10 +118,25 @@ def _fan_out(channel: Channel, events: list[Event]) -> tuple[int, int]:
             kept, saved = _write_others(group, excluded, joined, list(zip(events, frames, strict=True)))
             messages, size = messages - kept, size - saved
         elif joined:
-            for wire in group.values():
-                wire.write(joined)
+            _write_to_all(group.values(), joined)
     channel.advance(events)
     return messages, size
+
+
+def _write_to_all(wires: Iterable[Writer], chunk: bytes) -> None:
+    """Straight to the system where nothing waits before it: the way through the transport takes a tenth longer."""
+    size = len(chunk)
+    for wire in wires:
+        descriptor = wire.descriptor
+        if descriptor < 0:
+            wire.write(chunk)
+            continue
+        try:
+            sent = os.write(descriptor, chunk)
+        except OSError:  # its buffer is full, or it is broken, which its transport will find out
+            sent = 0
+        if sent < size:
+            wire.write_rest(chunk, sent)
 
 
 def _write_others(

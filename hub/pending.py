@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 from .protocol.commands import Command
 from .protocol.deflate import pack
 from .protocol.replies import reply
+from .registry import Indirect
 
 __all__ = ["EarlyWire", "PendingReplies", "PendingReply", "settle"]
 
 
-class EarlyWire:
+class EarlyWire(Indirect):
     """Stands in for the wire until `connect` is answered: publications come after the reply."""
 
     __slots__ = ("frames", "write")

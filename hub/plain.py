@@ -16,6 +16,7 @@ from .errors import Disconnect, Disconnects
 from .log import Throttled, extra_of
 from .protocol.backlog import Backlog
 from .protocol.frames import Opcode, split
+from .registry import Indirect
 from .wire_contract import Handler
 
 __all__ = ["PlainWire", "dropped_messages", "open_wires"]
@@ -45,7 +46,7 @@ def _discard(chunk: bytes) -> None:
     """`write` at the end."""
 
 
-class PlainWire:
+class PlainWire(Indirect):
     """One connection. Implements `hub.wire.Wire`; only data frames may be written."""
 
     __slots__ = (

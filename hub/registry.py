@@ -13,14 +13,34 @@ from .protocol.forms import RAW, Event, Form
 from .protocol.stream import Stream
 from .types import Publication
 
-__all__ = ["Channel", "Registry", "Subscriber", "Writer"]
+__all__ = ["Channel", "Indirect", "Registry", "Subscriber", "Writer"]
 
 
 class Writer(Protocol):
     """The part of a `Wire` that delivery needs."""
 
-    # Takes ready-made WebSocket frames. Must not raise, wait, or change the registry.
+    def write(self, chunk: bytes, /) -> object:
+        """Take ready-made WebSocket frames. Must not raise, wait, or change the registry."""
+
+    # Where a chunk may go at once, past `write`: the file descriptor of a socket, while nothing waits to be written
+    # there and bytes go out as they are. Else -1.
+    @property
+    def descriptor(self) -> int: ...
+
+    def write_rest(self, chunk: bytes, sent: int, /) -> None:
+        """Take what is left of a chunk, of which `sent` bytes went to the descriptor."""
+
+
+class Indirect:
+    """A `Writer` to which everything is written by `write`."""
+
+    __slots__ = ()
+
     write: Callable[[bytes], object]
+    descriptor = -1
+
+    def write_rest(self, chunk: bytes, sent: int, /) -> None:
+        self.write(chunk[sent:])
 
 
 class Subscriber(Protocol):

@@ -5,11 +5,13 @@ A correct ASGI WebSocket server for any application (`hub.asgi`). On top of that
 freed; from then on frames that arrive reach the handler's callbacks, and ready-made frames are written straight to the
 transport.
 
-`write` is the state of the outgoing side, swapped rather than tested, so that a healthy connection pays one call:
+`_write` is the state of the outgoing side, swapped rather than tested:
 
     _enqueue       before the handshake is answered, and while the client does not read (congested)
     transport.write
     _discard       after our close frame, and after the connection is gone
+
+A fan-out writes to the `descriptor` of a healthy connection itself, as long as the transport's buffer is empty.
 """
 
 from __future__ import annotations
@@ -44,8 +46,6 @@ log: logging.Logger = logging.getLogger("hub.wire")
 
 # Frames of one connection that are handled before the others get their turn.
 FRAMES_PER_TURN = 128
-# Seconds that a client has for its close frame when it was given up because nothing moves or comes.
-LINGER = 0.5
 
 
 def _discard(chunk: bytes) -> None:
@@ -61,6 +61,7 @@ class HubProtocol(asyncio.Protocol):
         "_closing",
         "_deaf",
         "_early",
+        "_file",
         "_handler",
         "_heard",
         "_held",
@@ -70,11 +71,12 @@ class HubProtocol(asyncio.Protocol):
         "_server",
         "_stall",
         "_transport",
+        "_write",
         "compression",
         "congested",
+        "descriptor",
         "due",
         "session",
-        "write",
     )
 
     def __init__(
@@ -82,7 +84,10 @@ class HubProtocol(asyncio.Protocol):
     ) -> None:
         self._server = wire_server(config, server_state, app_state)
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # from connection_made on
-        self.write: Callable[[bytes], object] = self._enqueue
+        self._write: Callable[[bytes], object] = self._enqueue
+        # See `WireServer.tune`; and the same while nothing waits before it. Closed after `connection_lost` only.
+        self._file: int = -1
+        self.descriptor: int = -1
         # What waits while `write` is `_enqueue`; None until something does.
         self._backlog: Backlog | None = None
         # The ASGI conversation, None once it is over or handed over; then `_handler` gets what arrives.
@@ -115,7 +120,7 @@ class HubProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._server.tune(self._transport)
+        self._file = self._server.tune(self._transport)
         self._server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -146,7 +151,7 @@ class HubProtocol(asyncio.Protocol):
         self.congested = True
         self._server.congested.add(self)
         if not self._closing:
-            self.write = self._enqueue
+            self._write, self.descriptor = self._enqueue, -1
             self._stall = self._transport.get_write_buffer_size()
             self._visit_in(self._server.options.slow_timeout)
 
@@ -187,9 +192,7 @@ class HubProtocol(asyncio.Protocol):
         scope["state"] = server.app_state.copy()
         scope["extensions"] = {"websocket.http.response": {}, EXTENSION: {"wire": self}}
         self.session = AsgiSession(self, scope, response)
-        task = server.loop.create_task(self.session.run(server.app))
-        server.tasks.add(task)
-        task.add_done_callback(server.tasks.discard)
+        server.spawn(self.session.run(server.app))
 
     def configure(self, options: WireOptions) -> None:
         """Before the handshake is answered: the hub's options, unless this worker has them."""
@@ -299,6 +302,19 @@ class HubProtocol(asyncio.Protocol):
 
     # Writing
 
+    def write(self, chunk: bytes) -> None:
+        """See `Wire`."""
+        self._write(chunk)
+        self._open_or_shut()
+
+    def write_rest(self, chunk: bytes, sent: int) -> None:
+        self.write(chunk[sent:])
+
+    def _open_or_shut(self) -> None:
+        """The direct way, by what waits in front of it."""
+        healthy = self._parser is not None and not (self._closing or self.congested)
+        self.descriptor = self._file if healthy and not self._transport.get_write_buffer_size() else -1
+
     @property
     def queued(self) -> int:
         """Bytes that the client has not taken."""
@@ -322,11 +338,11 @@ class HubProtocol(asyncio.Protocol):
             self._transport.write(self._backlog.pop())
         if not self.congested:
             self._backlog = None
-            self.write = self._transport.write
+            self._write = self._transport.write
 
     def _stop_writing(self) -> None:
         self._closing = True
-        self.write = _discard
+        self._write, self.descriptor = _discard, -1
         self._backlog = None
 
     # The end
@@ -361,13 +377,8 @@ class HubProtocol(asyncio.Protocol):
         if self._deaf and self._transport.can_write_eof():
             self._transport.write_eof()
         self.resume_reading()  # for the answer
-        patience = self._server.close_timeout
-        if disconnect is Disconnects.STALE:
-            patience = min(patience, LINGER)
-        elif disconnect in (Disconnects.SLOW, Disconnects.NO_PONG):
-            # It had its time: it gets what is left of that, so that it is gone when `slow_timeout` is over.
-            patience = min(patience, max(LINGER, self._server.deadlines.left(self)))
-        self._server.deadlines.set(self, patience)
+        server = self._server
+        server.deadlines.set(self, server.patience(disconnect, server.deadlines.left(self)))
 
     def _fail(self, disconnect: Disconnect) -> None:
         """The peer broke the protocol (RFC 6455 §7.1.7).
@@ -412,6 +423,7 @@ class HubProtocol(asyncio.Protocol):
     def _watch(self, since: float = 0.0) -> None:
         """Healthy: the next visit is for a ping. The last one was sent `since` seconds ago."""
         self._pinged = False
+        self._open_or_shut()
         self._visit_in(self._server.options.ping_interval - since)
 
     def _visit_in(self, delay: float) -> None:

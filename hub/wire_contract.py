@@ -32,8 +32,14 @@ class Handler(Protocol):
 class Wire(Protocol):
     """One open WebSocket connection, on whatever server."""
 
-    # Takes ready-made frames; never raises, never waits.
-    write: Callable[[bytes], object]
+    def write(self, chunk: bytes, /) -> object:
+        """Take ready-made frames; never raises, never waits."""
+
+    # See `hub.registry.Writer`; so is `write_rest`.
+    @property
+    def descriptor(self) -> int: ...
+    def write_rest(self, chunk: bytes, sent: int, /) -> None: ...
+
     # Bits of the window that the client has for compressed messages (`hub.protocol.deflate`), 0 if it takes none.
     compression: int
 

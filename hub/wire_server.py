@@ -8,7 +8,7 @@ import logging
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 from .capacity import Capacity
 from .config import WireOptions
 from .deadlines import Deadlines
+from .errors import Disconnect, Disconnects
 from .log import Throttled
 
 __all__ = ["OPTIONS_STATE", "WireServer", "wire_server", "wire_servers"]
@@ -35,6 +36,8 @@ HIGH_WATER, LOW_WATER = 65536, 16384
 # Pieces of HTTP input, of all connections together, that are handled before WebSockets get their turn. A handshake
 # costs a quarter of a millisecond, and a thousand of them may come at once.
 PIECES_PER_TURN = 16
+# Seconds that a client has for its close frame when it was given up because nothing moves or comes.
+LINGER = 0.5
 
 
 class Turns:
@@ -114,21 +117,41 @@ class WireServer:
         """Seconds between our close frame and the end without an answer."""
         return max(0.25, 0.2 * self.options.drain) if self.draining else self.options.close_timeout
 
-    def tune(self, transport: asyncio.Transport) -> None:
+    def patience(self, disconnect: Disconnect, left: float) -> float:
+        """Seconds that a client has to answer our close frame; `left` are those until its deadline of before."""
+        if disconnect is Disconnects.STALE:
+            return min(self.close_timeout, LINGER)
+        if disconnect in (Disconnects.SLOW, Disconnects.NO_PONG):
+            # It had its time: it gets what is left of that, so that it is gone when `slow_timeout` is over.
+            return min(self.close_timeout, max(LINGER, left))
+        return self.close_timeout
+
+    def spawn(self, conversation: Coroutine[Any, Any, None]) -> None:
+        """Run an application's end of a connection, for which uvicorn waits when it stops."""
+        task = self.loop.create_task(conversation)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def tune(self, transport: asyncio.Transport) -> int:
         """Bound what a connection keeps, and how long it tries, for a client that does not read or has vanished.
+
+        Returns the file descriptor, -1 if what is written to it would not be what the client is sent.
 
         Without the first option, Linux takes 2.8 MB of a stalled client before the transport's buffer shows anything;
         without the second it tries for a quarter of an hour to reach a host that is gone.
         """
         transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
         sock = transport.get_extra_info("socket")
-        if sys.platform != "linux" or sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-            return
+        if sys.platform != "linux" or sock is None or transport.get_extra_info("sslcontext") is not None:
+            return -1
+        if sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return int(sock.fileno())
         options = self.options
         patience = options.ping_interval + options.ping_timeout + options.slow_timeout
         with contextlib.suppress(OSError):  # a system that only resembles Linux
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, LOW_WATER)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(patience * 1000))
+        return int(sock.fileno())
 
 
 _servers: WeakKeyDictionary[ServerState, WireServer] = WeakKeyDictionary()

@@ -17,6 +17,7 @@ from hub.errors import InvalidChannel, Refused
 from hub.memory import MemoryBroker
 from hub.protocol.forms import JsonForm
 from hub.protocol.frames import split
+from hub.registry import Indirect
 from tests.support.waiting import eventually
 
 PATIENCE = 20
@@ -30,7 +31,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(console_figures, name, getattr(console_figures, name) / 10)
 
 
-class Listener:
+class Listener(Indirect):
     """Somebody who looks: a subscriber of the figures."""
 
     id = b""
@@ -184,13 +185,14 @@ async def test_rates_are_of_the_time_since_the_last_look(monkeypatch: pytest.Mon
         hub.taken = 1000
         meter = Meter(hub._vitals)
         hub.taken, now = 1050, 110.0
-        assert meter.read("ready", False).published == 5.0
+        before = meter.read("ready", False)
+        assert before.published == 5.0
         now = 111.0
         figures = meter.read("ready", False)
         assert figures.published == 0.0
         assert figures.connections == figures.channels == 0
         assert figures.silence is None
-        assert set(figures.trouble.values()) == {0}
+        assert figures.trouble == before.trouble  # counted for the process, so it may not be 0 in a run of many tests
         monkeypatch.undo()
 
 

@@ -30,6 +30,7 @@ from hub.metrics import METRICS
 from hub.plain import PlainWire
 from hub.protocol.forms import RAW, Form, JsonForm
 from hub.protocol.frames import boundaries
+from hub.registry import Indirect
 from hub.types import DataKind, Membership, Publication
 from tests.support.positions import KEPT, Hearer, MemoryFeed, say
 from tests.support.uvicorn_server import serving
@@ -229,7 +230,7 @@ async def test_a_slow_client_of_another_server() -> None:
 # Messages
 
 
-class Listener:
+class Listener(Indirect):
     """A subscriber whose connection is a list of writes."""
 
     def __init__(self, id_: bytes) -> None:

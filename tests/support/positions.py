@@ -25,6 +25,7 @@ from hub.protocol.forms import RAW
 from hub.protocol.frames import split
 from hub.protocol.replies import SubscribeResult
 from hub.pubsub import RedisBroker
+from hub.registry import Indirect
 from hub.subscription import plan, subscribe
 from hub.types import DataKind, HistoryPage, Publication, StreamPosition
 
@@ -207,7 +208,7 @@ def _payload(number: int) -> bytes:
     return envelope.encode(Publication(b"%d" % number, DataKind.JSON))
 
 
-class Hearer:
+class Hearer(Indirect):
     """A subscriber of `CHANNEL`. Publications are numbers; `heard` has those of the subscribe result too."""
 
     id = b""
