@@ -23,6 +23,7 @@ class ChannelEndpoint:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._options = context.settings.wire()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = self._context
@@ -33,7 +34,7 @@ class ChannelEndpoint:
         if refusal is not None:
             await refuse(scope, send, refusal)
             return
-        wire = wire_of(scope, receive, send, context.settings)
+        wire = wire_of(scope, receive, send, self._options)
         client = Client(context, wire, connection)
         context.admission.enter(CHANNELS)
         chosen = JSON_SUBPROTOCOL if JSON_SUBPROTOCOL in scope.get("subprotocols", ()) else None

@@ -20,7 +20,7 @@ from websockets.typing import ExtensionName, ExtensionParameter
 
 from .protocol import deflate
 
-__all__ = ["Answer", "answer", "http_response", "websocket_scope"]
+__all__ = ["Answer", "answer", "http_response", "request_in", "request_of", "websocket_scope"]
 
 
 # At DEBUG websockets logs request lines, and tokens travel in them.
@@ -58,26 +58,36 @@ _OFFERS = (_DeflateOffers(),)
 class Answer(NamedTuple):
     """To a handshake."""
 
-    # None if it is malformed.
-    request: Request | None
     # 101 with uvicorn's own headers, or a refusal with its reason.
     response: Response
     # Bits of the window with which messages may be compressed, 0 if they may not.
     compression: int = 0
 
 
-def answer(data: bytes, config: Config, *, compression: bool = False) -> Answer:
-    """Answer the request in `data`; compression may be agreed on or not."""
-    protocol = ServerProtocol(logger=_log, extensions=_OFFERS if compression else None)
+def request_in(data: bytes) -> Request | None:
+    """The request that `data` is; None if it is malformed."""
+    protocol = ServerProtocol(logger=_log)
     protocol.receive_data(data)
     events = protocol.events_received()
-    if not events or not isinstance(events[0], Request):
-        return Answer(None, Response(400, "Bad Request", Headers(), b"The WebSocket handshake is malformed.\n"))
-    response = protocol.accept(events[0])
+    return events[0] if events and isinstance(events[0], Request) else None
+
+
+def request_of(url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Request:
+    """A GET that another parser has read."""
+    fields = [(name.decode("ascii"), value.decode("latin-1")) for name, value in headers]
+    return Request(url.decode("ascii"), Headers(fields))
+
+
+def answer(request: Request | None, config: Config, *, compression: bool = False) -> Answer:
+    """Answer a request; compression may be agreed on or not."""
+    if request is None:
+        return Answer(Response(400, "Bad Request", Headers(), b"The WebSocket handshake is malformed.\n"))
+    protocol = ServerProtocol(logger=_log, extensions=_OFFERS if compression else None)
+    response = protocol.accept(request)
     for name, value in config.encoded_headers:
         response.headers[name.decode("latin-1")] = value.decode("latin-1")
     agreed = protocol.extensions
-    return Answer(events[0], response, agreed[0].bits if agreed and isinstance(agreed[0], _Deflate) else 0)
+    return Answer(response, agreed[0].bits if agreed and isinstance(agreed[0], _Deflate) else 0)
 
 
 def http_response(status: int, headers: Headers, body: bytes) -> bytes:

@@ -28,7 +28,7 @@ class SharedConnection:
 
     def __init__(self, hub: HubCore, settings: Settings, websocket: WebSocket) -> None:
         self._core = hub
-        self.wire: Wire = wire_of(websocket.scope, websocket._receive, websocket._send, settings)
+        self.wire: Wire = wire_of(websocket.scope, websocket._receive, websocket._send, settings.wire())
         # On servers other than our own, once the connection is accepted.
         self._writer: asyncio.Task[None] | None = None
 

@@ -26,12 +26,13 @@ from typing import Any, cast
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 from websockets.datastructures import Headers
+from websockets.http11 import Request
 
 from .asgi import AsgiSession
 from .config import WireOptions
 from .deadlines import RESOLUTION
 from .errors import Disconnect, Disconnects
-from .handshake import answer, http_response, websocket_scope
+from .handshake import answer, http_response, request_in, websocket_scope
 from .log import extra_of
 from .protocol import frames
 from .protocol.backlog import Backlog
@@ -138,7 +139,7 @@ class HubProtocol(asyncio.Protocol):
         elif self._closing:
             return
         elif self.session is None:
-            self._handshake(data)
+            self.upgrade(request_in(data))
         else:
             self._keep_early(data)
 
@@ -174,8 +175,8 @@ class HubProtocol(asyncio.Protocol):
 
     # The handshake
 
-    def _handshake(self, data: bytes) -> None:
-        """Answer the request, which uvicorn hands over as a whole."""
+    def upgrade(self, request: Request | None) -> None:
+        """Answer the request; None if that is malformed."""
         server = self._server
         if server.draining:
             # Let in just before the end: it gets the code that asks it to come back, which no HTTP answer has; a proxy
@@ -184,12 +185,11 @@ class HubProtocol(asyncio.Protocol):
         if (refusal := server.capacity.refusal(len(server.connections), server.options)) is not None:
             self.refuse(503, Headers({"Retry-After": "1"}), f"{refusal.reason}\n".encode())
             return
-        request, response, self.compression = answer(data, server.config, compression=server.options.compression)
+        response, self.compression = answer(request, server.config, compression=server.options.compression)
         if request is None or response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             self.refuse(response.status_code, response.headers, bytes(response.body or b""))
             return
-        scope = websocket_scope(request, server.config, self._transport)
-        scope["state"] = server.app_state.copy()
+        scope = websocket_scope(request, server.config, self._transport) | {"state": server.app_state.copy()}
         scope["extensions"] = {"websocket.http.response": {}, EXTENSION: {"wire": self}}
         self.session = AsgiSession(self, scope, response)
         server.spawn(self.session.run(server.app))

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from .admission import ECHO, RAW, Admission
 from .authority import Authority, RoomRights, User
-from .config import Settings
+from .config import Settings, WireOptions
 from .errors import BrokerUnavailable, Disconnect, Disconnects, Error, Errors, InvalidChannel
 from .hub import HubCore
 from .plain import PlainWire
@@ -65,14 +65,14 @@ def is_ours(scope: Scope) -> bool:
     return EXTENSION in scope.get("extensions", {})
 
 
-def wire_of(scope: Scope, receive: Receive, send: Send, settings: Settings) -> Wire:
+def wire_of(scope: Scope, receive: Receive, send: Send, options: WireOptions) -> Wire:
     """The connection of an ASGI WebSocket scope: our own protocol class where it serves, plain ASGI elsewhere."""
     extension = scope.get("extensions", {}).get(EXTENSION)
     if extension is not None:
         wire: HubProtocol = extension["wire"]
-        wire.configure(settings.wire())
+        wire.configure(options)
         return wire
-    return PlainWire(receive, send, settings.wire())
+    return PlainWire(receive, send, options)
 
 
 def control_frame(kind: str, body: Any) -> bytes:
@@ -195,35 +195,36 @@ class _Endpoint:
 
     def __init__(self, hub: HubCore, settings: Settings, admission: Admission) -> None:
         self._hub = hub
-        self._settings = settings
+        self._options = settings.wire()
         self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._hub.start()
         await receive()  # websocket.connect
-        refusal = await self._admission.check(HTTPConnection(scope), paced=is_ours(scope))
+        connection = HTTPConnection(scope)
+        refusal = await self._admission.check(connection, paced=is_ours(scope))
         if refusal is not None:
             await refuse(scope, send, refusal)
         else:
-            await self._serve(scope, receive, send)
+            await self._serve(connection, receive, send)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, connection: HTTPConnection, receive: Receive, send: Send) -> None:
         raise NotImplementedError
 
 
 class EchoEndpoint(_Endpoint):
     """`/echo`: each message back to its sender."""
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        wire = wire_of(scope, receive, send, self._settings)
-        connection = EchoConnection(self._hub, self._admission, wire)
+    async def _serve(self, connection: HTTPConnection, receive: Receive, send: Send) -> None:
+        wire = wire_of(connection.scope, receive, send, self._options)
+        client = EchoConnection(self._hub, self._admission, wire)
         self._admission.enter(ECHO)
         try:
             await send({"type": "websocket.accept"})
         except BaseException:  # the client has gone meanwhile
-            connection.on_close(1006, "")
+            client.on_close(1006, "")
             raise
-        await wire.serve(connection)
+        await wire.serve(client)
 
 
 class RawEndpoint(_Endpoint):
@@ -233,13 +234,13 @@ class RawEndpoint(_Endpoint):
         super().__init__(hub, settings, admission)
         self._authority = authority
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, connection: HTTPConnection, receive: Receive, send: Send) -> None:
+        scope = connection.scope
         try:
             room = channel_name(scope["path_params"].get("room", LOBBY))
         except InvalidChannel:
             await refuse(scope, send, self._admission.refuse(Disconnects.BAD_ROOM))
             return
-        connection = HTTPConnection(scope)
         rights = await self._authority.room(room, trusted=self._admission.closed, connection=connection)
         rights = _limited(rights, connection)
         if not rights.join:
@@ -250,7 +251,7 @@ class RawEndpoint(_Endpoint):
             await refuse(scope, send, refusal)
             return
         query = connection.query_params
-        wire = wire_of(scope, receive, send, self._settings)
+        wire = wire_of(scope, receive, send, self._options)
         echo = query.get("echo") != "0"
         client = RawConnection(self._hub, self._admission, wire, room, echo=echo, rights=rights)
         # Before the subscription: what it delivers waits in the wire until the handshake is answered.

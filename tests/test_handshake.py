@@ -10,7 +10,7 @@ from uvicorn.config import Config
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 
-from hub.handshake import answer, http_response, websocket_scope
+from hub.handshake import Answer, answer, http_response, request_in, request_of, websocket_scope
 
 GOOD = {
     b"Host": b"h",
@@ -39,6 +39,10 @@ def configured(**options: Any) -> Config:
     return config
 
 
+def answered(data: bytes, config: Config, *, compression: bool = False) -> Answer:
+    return answer(request_in(data), config, compression=compression)
+
+
 class Sock:
     """What uvicorn asks a transport's socket."""
 
@@ -58,16 +62,16 @@ class Transport(asyncio.Transport):
 
 def scope_of(data: bytes, *, tls: bool = False, **options: Any) -> dict[str, Any]:
     config = configured(**options)
-    parsed, response, _ = answer(data, config)
+    parsed = request_in(data)
     assert parsed is not None
-    assert response.status_code == 101
+    assert answer(parsed, config).response.status_code == 101
     return websocket_scope(parsed, config, Transport(tls=tls))
 
 
 def test_the_answer() -> None:
     """101 with the key of RFC 6455 §1.3, no extension, and the headers that uvicorn was told to send."""
     offer = request(Sec_WebSocket_Extensions=b"permessage-deflate", Sec_WebSocket_Protocol=b"a, b")
-    _, response, compression = answer(offer, configured(headers=[("X-Served-By", "hub")], server_header=True))
+    response, compression = answered(offer, configured(headers=[("X-Served-By", "hub")], server_header=True))
     assert response.status_code == 101
     assert response.headers["Sec-WebSocket-Accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
     assert response.headers["x-served-by"] == "hub"
@@ -101,7 +105,7 @@ def test_the_answer() -> None:
 )
 def test_refusals(data: bytes, status: int) -> None:
     """What is not a handshake gets the status that says why, and no exception comes out."""
-    _, response, _ = answer(data, configured(), compression=True)
+    response, _ = answered(data, configured(), compression=True)
     assert response.status_code == status
     assert response.body
 
@@ -130,26 +134,35 @@ NO_CONTEXT = "permessage-deflate; server_no_context_takeover; client_no_context_
 def test_compression(offers: bytes, agreed: str | None, bits: int) -> None:
     """The first offer that can be met is taken, once; who makes none that can gets a connection without."""
     config = configured()
-    _, response, compression = answer(request(Sec_WebSocket_Extensions=offers), config, compression=True)
+    response, compression = answered(request(Sec_WebSocket_Extensions=offers), config, compression=True)
     assert response.status_code == 101
     assert response.headers.get("Sec-WebSocket-Extensions") == agreed
     assert compression == bits
     in_two = request(Sec_WebSocket_Extensions=offers.replace(b", ", b"\r\nSec-WebSocket-Extensions: "))
-    assert answer(in_two, config, compression=True).compression == bits
+    assert answered(in_two, config, compression=True).compression == bits
 
 
 def test_no_offer() -> None:
     """Compression is the client's wish."""
-    _, response, compression = answer(request(), configured(), compression=True)
+    response, compression = answered(request(), configured(), compression=True)
     assert (response.status_code, compression) == (101, 0)
     assert "Sec-WebSocket-Extensions" not in response.headers
 
 
 def test_an_offer_that_cannot_be_parsed() -> None:
     """It is refused, with the reason."""
-    _, response, compression = answer(request(Sec_WebSocket_Extensions=b"permessage;;"), configured(), compression=True)
+    response, compression = answered(request(Sec_WebSocket_Extensions=b"permessage;;"), configured(), compression=True)
     assert (response.status_code, compression) == (400, 0)
     assert b"Sec-WebSocket-Extensions" in bytes(response.body or b"")
+
+
+def test_a_request_that_was_parsed_before() -> None:
+    """What the HTTP class has read by then is the same request."""
+    url, fields = b"/a%20b?c=%31", [(b"host", b"h"), (b"x", b"caf\xe9"), (b"cookie", b"a=b"), (b"cookie", b"c=d")]
+    data = b"GET %s HTTP/1.1\r\n%s\r\n" % (url, b"".join(b"%s: %s\r\n" % field for field in fields))
+    once, anew = request_of(url, fields), request_in(data)
+    assert anew is not None
+    assert (once.path, list(once.headers.raw_items())) == (anew.path, list(anew.headers.raw_items()))
 
 
 def test_scope() -> None:

@@ -307,6 +307,26 @@ async def test_other_upgrades_with_a_body_are_refused(server: Server) -> None:
     assert server.app.served == []
 
 
+@pytest.mark.parametrize(
+    ("start", "fields", "status"),
+    [
+        pytest.param(b"GET /", b"", b"101", id="ordinary"),
+        pytest.param(b"GET /", b"Cookie: " + b"c" * 20_000 + b"\r\n", b"101", id="long"),
+        pytest.param(b"GET /", b"Content-Length: 0\r\n", b"101", id="no-body"),
+        pytest.param(b"GET /", b"Content-Length: 5\r\n", b"400", id="body"),
+        pytest.param(b"GET /", b"Transfer-Encoding: chunked\r\n", b"400", id="chunked"),
+        pytest.param(b"GET /", b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", b"400", id="two-keys"),
+        pytest.param(b"GET /\xc3\xbc", b"", b"400", id="path-not-ascii"),
+        pytest.param(b"POST /", b"", b"405", id="method"),
+    ],
+)
+async def test_handshakes(server: Server, start: bytes, fields: bytes, status: bytes) -> None:
+    """The ordinary ones are parsed once, the others end as they do under uvicorn's own class."""
+    handshake = (HANDSHAKE % b"/").replace(b"GET /", start, 1).replace(b"\r\n", b"\r\n" + fields, 1)
+    client = await server.connect(handshake)
+    assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 " + status)
+
+
 async def test_an_upgrade_behind_an_unanswered_request(server: Server) -> None:
     """Two protocols on one connection would mix: it ends."""
     client = await server.connect(b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\n" + HANDSHAKE % b"/")
