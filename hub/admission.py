@@ -22,6 +22,7 @@ __all__ = [
     "OTHER",
     "RAW",
     "SSE",
+    "USER",
     "Admission",
     "Authenticator",
     "TokenBucket",
@@ -35,6 +36,8 @@ Authenticator = Callable[[HTTPConnection, str | None], Awaitable[object]]
 
 # The endpoints, as metrics call them: `/ws`, `/echo`, `/connection/websocket`, `/sse`.
 RAW, ECHO, CHANNELS, SSE = ENDPOINTS = "raw", "echo", "channels", "sse"
+# Who it is, in the scope of a connection: a `User`.
+USER = "hub.user"
 # Close codes that are counted one by one: those of RFC 6455 §7.4.1 and the hub's own. A client may send any, and counts
 # must not grow with what it sends: others are one.
 _KNOWN = {*range(1000, 1016), *(value.code for _, value in table(Disconnects))}
@@ -72,14 +75,16 @@ def connect_bucket(rate: float) -> TokenBucket | None:
 class Admission:
     """The rules of one hub, and the number of its open connections in this worker."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, by_signed_token: Authenticator | None = None) -> None:
         self._origins = settings.origins
         self._limit = settings.max_connections
         self._rate, self._burst = settings.message_rate, settings.burst
         # Of new connections; on our own server `hub.capacity` has it.
         self._pace = connect_bucket(settings.connect_rate)
         self._token = settings.token.get_secret_value().encode() if settings.token else None
-        # Replaces the static token when set; see `Hub.authenticate`.
+        # In its place one may show a signed token, if there is a key for these.
+        self._by_signed_token = by_signed_token
+        # Replaces both when set; see `Hub.authenticate`.
         self.authenticator: Authenticator | None = None
         self.connections: int = 0
         # Open connections by endpoint, and those that have ended by endpoint and close code.
@@ -118,9 +123,10 @@ class Admission:
         self.refused[disconnect].add(last=last)
         return disconnect
 
-    @property
-    def closed(self) -> bool:
-        """Whether a client must show a token, or whatever the authenticator asks for."""
+    def is_known(self, connection: HTTPConnection) -> bool:
+        """Whether an admitted connection has shown a token, or whatever the authenticator asks for."""
+        if self.authenticator is None and self._by_signed_token is not None:
+            return USER in connection.scope or self._shows_static(connection)
         return self._token is not None or self.authenticator is not None
 
     def _is_full(self) -> bool:
@@ -138,13 +144,17 @@ class Admission:
         return host == connection.headers.get("host", "").lower() != ""
 
     async def _authenticate(self, connection: HTTPConnection) -> bool:
-        token = connection.query_params.get("token")
-        if self.authenticator is not None:
-            answer = await self.authenticator(connection, token)
-            if answer and not isinstance(answer, bool):
-                connection.scope["hub.user"] = answer
-            return bool(answer)
-        return self._token is None or hmac.compare_digest((token or "").encode(), self._token)
+        judge = self.authenticator or self._by_signed_token
+        if judge is None or (self.authenticator is None and self._shows_static(connection)):
+            return self._token is None or self._shows_static(connection)
+        answer = await judge(connection, connection.query_params.get("token"))
+        if answer and not isinstance(answer, bool):
+            connection.scope[USER] = answer
+        return bool(answer)
+
+    def _shows_static(self, connection: HTTPConnection) -> bool:
+        token = connection.query_params.get("token", "")
+        return self._token is not None and hmac.compare_digest(token.encode(), self._token)
 
     def enter(self, endpoint: str) -> None:
         self.connections += 1

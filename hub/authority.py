@@ -183,6 +183,7 @@ class Authority:
         self.namespaces = namespaces
         self.insecure: bool = settings.client_insecure
         self._tokens = TokenVerifier(keys)
+        self.verifies: bool = keys.any  # signed tokens
         self.invalid_tokens: Throttled = Throttled(log, logging.INFO, "%d tokens were refused")
         self.unverified_tokens: Throttled = Throttled(log, logging.ERROR, "%d tokens could not be verified")
         anonymous = settings.allow_anonymous_connect_without_token
@@ -200,11 +201,11 @@ class Authority:
             return principal
         if self._is_static(token or connection.query_params.get("token", "")):
             return Principal()
-        if not token:
-            if not self._anonymous:
-                raise Ended(Disconnects.BAD_REQUEST)
-            return Principal()
-        return self._admitted(await self._verify(token))
+        if token:
+            return self._admitted(await self._verify(token))
+        if not self._anonymous:
+            raise Ended(Disconnects.BAD_REQUEST)
+        return Principal()
 
     async def refresh(self, connection: HTTPConnection | None, token: str, user: str) -> Principal:
         """The same connection with a new token. Raises Refused if that cannot be judged now, Ended."""
@@ -288,8 +289,7 @@ class Authority:
         options = self.options(channel)
         if token:
             return await self._by_token(asker, channel, token, options)
-        allowed = await self._may_subscribe(asker, channel, options)
-        if not allowed:
+        if not (allowed := await self._may_subscribe(asker, channel, options)):
             raise Refused(Errors.PERMISSION_DENIED)
         return allowed.grant(options) if isinstance(allowed, Allow) else Grant(options=options)
 
@@ -359,9 +359,9 @@ class Authority:
         join = options.allow_subscribe_for_client and (trusted or options.allow_subscribe_for_anonymous)
         try:
             answer = await self._ask_subscribe(_RawAsker(connection), name, options)
+            join = join if answer is None else bool(answer)
         except Refused:
-            answer = False
-        join = join if answer is None else bool(answer)
+            answer = join = False
         publish = options.permissions["publish"].given("somebody" if trusted else "", subscribed=True)
         strict = options if options.publication_data_format else None
         return RoomRights(join, publish and not self.asks(options), strict, getattr(answer, "expire_at", 0))

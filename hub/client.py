@@ -80,7 +80,6 @@ class Client:
     id = b""
     # How the server's own end is told (`hub.wire.Handler`).
     shutdown: Disconnect = Disconnects.SHUTDOWN
-    lossless = True  # a reply, or the base of a delta, cannot be left out
 
     def __init__(self, context: Context, wire: Wire, connection: HTTPConnection) -> None:
         self.context: Context = context

@@ -19,10 +19,9 @@ from pydantic_settings import (
 
 from .errors import ConfigError
 from .namespaces import BUILT_IN, OPEN, ChannelOptions, Namespaces
+from .types import SlowPolicy
 
-__all__ = ["Settings", "SlowPolicy", "WireOptions"]
-
-SlowPolicy = Literal["disconnect", "drop_oldest", "keep_latest"]
+__all__ = ["Settings", "WireOptions"]
 
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
 
@@ -41,7 +40,6 @@ class WireOptions:
     ping_timeout: float = 10.0
     handshake_timeout: float = 8.0
     close_timeout: float = 5.0
-    slow_policy: SlowPolicy = "disconnect"
     slow_budget: int = 1048576
     slow_timeout: float = 10.0
     connect_rate: float = 0.0
@@ -184,7 +182,8 @@ class Settings(BaseSettings):
         default=8.0, gt=0, description="Longest handshake or other HTTP request; cut off 0.25 s later at most."
     )
     slow_policy: SlowPolicy = Field(
-        default="disconnect", description="What happens to a raw client that reads too slowly."
+        default="disconnect",
+        description="What happens to a raw client that reads too slowly, if its namespace does not say.",
     )
     slow_budget: int = Field(default=1048576, ge=1024, description="Bytes kept for such a client.")
     slow_timeout: float = Field(default=10.0, gt=0, description="A client that takes nothing for this long is dropped.")

@@ -308,7 +308,8 @@ class Figures:
         return tally
 
     def _state(self) -> str:
-        if self._hub.leaving or any(server.draining for server in wire_servers()):
+        loop = asyncio.get_running_loop()
+        if self._hub.leaving or any(server.draining for server in wire_servers() if server.loop is loop):
             return "draining"
         if time.monotonic() - self._retiring_since < RETIRING:
             return "retiring"

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from .protocol.backlog import Lossy
 from .protocol.forms import Event
 from .registry import Channel, Subscriber, Writer
 from .tracing import Tracing
@@ -114,33 +115,47 @@ def _fan_out(channel: Channel, events: list[Event]) -> tuple[int, int]:
         joined = frames[0] if len(frames) == 1 else b"".join(frames)
         messages += (len(frames) - frames.count(b"")) * len(group)
         size += len(joined) * len(group)
+        lossy = Lossy(channel.name, form.slow) if form.slow != "disconnect" else None
         if excluded:
-            kept, saved = _write_others(group, excluded, joined, list(zip(events, frames, strict=True)))
+            kept, saved = _write_others(group, excluded, joined, list(zip(events, frames, strict=True)), lossy)
             messages, size = messages - kept, size - saved
         elif joined:
-            _write_to_all(group.values(), joined)
+            _write_to_all(group.values(), joined, lossy)
     channel.advance(events)
     return messages, size
 
 
-def _write_to_all(wires: Iterable[Writer], chunk: bytes) -> None:
+def _write_to_all(wires: Iterable[Writer], chunk: bytes, lossy: Lossy | None) -> None:
     """Straight to the system where nothing waits before it: the way through the transport takes a tenth longer."""
     size = len(chunk)
     for wire in wires:
         descriptor = wire.descriptor
         if descriptor < 0:
-            wire.write(chunk)
+            _write(wire, chunk, lossy)
             continue
         try:
             sent = os.write(descriptor, chunk)
         except OSError:  # its buffer is full, or it is broken, which its transport will find out
             sent = 0
-        if sent < size:
+        if not sent:
+            _write(wire, chunk, lossy)
+        elif sent < size:
             wire.write_rest(chunk, sent)
 
 
+def _write(wire: Writer, chunk: bytes, lossy: Lossy | None) -> None:
+    if lossy is None:
+        wire.write(chunk)
+    else:
+        wire.offer(chunk, lossy)
+
+
 def _write_others(
-    group: Mapping[Subscriber, Writer], excluded: set[bytes], joined: bytes, framed: list[tuple[Event, bytes]]
+    group: Mapping[Subscriber, Writer],
+    excluded: set[bytes],
+    joined: bytes,
+    framed: list[tuple[Event, bytes]],
+    lossy: Lossy | None,
 ) -> tuple[int, int]:
     """To each subscriber what does not exclude it; how many messages were kept from one, and their bytes."""
     kept = saved = 0
@@ -151,5 +166,5 @@ def _write_others(
             kept, saved = kept + len(own), saved + sum(map(len, own))
             chunk = b"".join([frame for event, frame in framed if getattr(event, "exclude", b"") != subscriber.id])
         if chunk:
-            wire.write(chunk)
+            _write(wire, chunk, lossy)
     return kept, saved

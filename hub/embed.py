@@ -37,6 +37,7 @@ from .metrics import HubCollector, Vitals, messages_dropped, render
 from .on_commit import AnySession, on_commit
 from .publishing import Order, PublishOptions, check_size, prepare
 from .pubsub import RedisBroker
+from .raw_users import by_signed_token
 from .siblings import Siblings
 from .sse import SseEndpoint
 from .tracing import Tracing
@@ -96,11 +97,12 @@ class Hub(TypedHub):
             broker or _broker(self.settings, redis),
             max_message_size=self.settings.max_message_size,
             subscribe_timeout=self.settings.subscribe_timeout,
+            slow_policy=self.settings.slow_policy,
             namespaces=namespaces,
             recovery_limit=self.settings.recovery_limit,
             authority=Authority(self.settings, namespaces),
         )
-        self._admission = Admission(self.settings)
+        self._admission = Admission(self.settings, by_signed_token(self.authority))
         self._watchdog = Watchdog(self.settings.watchdog)
         # The workers of the same `hub serve`; None elsewhere.
         self.siblings: Siblings | None = None

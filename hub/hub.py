@@ -18,7 +18,7 @@ from .errors import BrokerUnavailable, Errors, Refused
 from .log import Throttled
 from .namespaces import Namespaces
 from .protocol import envelope
-from .protocol.forms import RAW, Form
+from .protocol.forms import RAW, Form, RawForm
 from .protocol.replies import read_client_info
 from .publishing import Order, check_size, prepare, publication_of
 from .registry import Channel, Registry, Subscriber
@@ -29,6 +29,7 @@ from .types import (
     PresenceStats,
     Publication,
     PublishResult,
+    SlowPolicy,
     StreamPosition,
     channel_name,
 )
@@ -49,6 +50,7 @@ class HubCore:
         subscribe_timeout: float = 5.0,
         namespaces: Namespaces | None = None,
         recovery_limit: int = 300,
+        slow_policy: SlowPolicy = "disconnect",
     ) -> None:
         self.broker = broker
         self.registry: Registry = Registry()
@@ -56,6 +58,8 @@ class HubCore:
         self.streams: Streams = Streams(broker, self.registry, self.delivery.emit, recovery_limit)
         self.namespaces: Namespaces = namespaces or Namespaces()
         self._recovery_limit = recovery_limit
+        # Of raw clients where the namespace says nothing.
+        self._slow_policy = slow_policy
         # What connections owe in time; from `start` on.
         self.deadlines: Deadlines = None  # type: ignore[assignment]
         # This worker among all; in hello frames, logs and connection ids.
@@ -216,6 +220,10 @@ class HubCore:
     def next_id(self) -> bytes:
         """A connection id that no other connection of any worker has."""
         return f"{self.node}{next(self._ids):x}".encode()
+
+    def raw_form(self, channel: str) -> Form:
+        """Of a subscriber that gets the data alone."""
+        return RawForm(self.namespaces.of_room(channel).slow_policy or self._slow_policy)
 
     async def subscribe(self, subscriber: Subscriber, channel: str, form: Form = RAW) -> None:
         """Deliver `channel` to `subscriber`; done once the broker has confirmed.

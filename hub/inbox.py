@@ -8,7 +8,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -16,7 +16,7 @@ from .errors import HubError
 from .log import Throttled
 from .protocol.forms import Event, Form
 from .registry import Indirect, Writer
-from .types import DataKind, Membership, Publication
+from .types import DataKind, Membership, Publication, SlowPolicy
 
 __all__ = ["VALUES", "Inbox", "MessagesLost", "Unsubscribed", "lost_messages", "value_of"]
 
@@ -57,6 +57,7 @@ class _ValueForm:
     """The data alone, as `_parts` takes them apart again."""
 
     positioned = False
+    slow: ClassVar[SlowPolicy] = "disconnect"  # there is an `Inbox` behind it, which has a way of its own
 
     @property
     def next(self) -> Form:

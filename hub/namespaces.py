@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from .types import HistoryOptions
+from .types import HistoryOptions, SlowPolicy
 
 __all__ = ["BUILT_IN", "OPEN", "ChannelOptions", "Namespaces", "Rules", "namespace_of"]
 
@@ -92,6 +92,11 @@ class ChannelOptions(BaseModel):
     )
     delta_publish: bool = Field(default=False, description="All publications may be sent as deltas.")
     allow_tags_filter: bool = Field(default=False, description="Subscribers may filter by tags.")
+    slow_policy: SlowPolicy | None = Field(
+        default=None,
+        description="What happens to a subscriber that reads too slowly. `drop_oldest`: the oldest publications that "
+        "wait for it are dropped. `keep_latest`: all but the latest.",
+    )
 
     channel_regex: str = Field(default="", description="What the channel's name after `namespace:` must match.")
     publication_data_format: Literal["", "json", "json_object", "binary"] = Field(
@@ -119,6 +124,11 @@ class ChannelOptions(BaseModel):
             raise ValueError("history needs both history_size and history_ttl")
         if recovers and not self.history_size:
             raise ValueError("positioning and recovery need history_size and history_ttl")
+        if self.slow_policy in ("drop_oldest", "keep_latest") and self._lossless:
+            raise ValueError(
+                f"slow_policy {self.slow_policy!r} leaves publications out, and with {self._lossless} all subscribers "
+                "rely on hearing everything; choose one of the two, or the recovery mode cache"
+            )
         if self.history_ttl > self.history_meta_ttl:
             raise ValueError("history_meta_ttl must not be shorter than history_ttl")
         try:
@@ -126,6 +136,14 @@ class ChannelOptions(BaseModel):
         except re.error as error:
             raise ValueError(f"channel_regex: {error}") from None
         return self
+
+    @property
+    def _lossless(self) -> str:
+        """The option by which every subscriber hears everything, if one is set."""
+        forced = {"force_positioning": self.force_positioning, "force_push_join_leave": self.force_push_join_leave}
+        if self.force_recovery_mode == "stream":
+            forced["force_recovery"] = self.force_recovery
+        return next((name for name, on in forced.items() if on), "")
 
     @cached_property
     def history(self) -> HistoryOptions | None:

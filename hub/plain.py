@@ -14,7 +14,7 @@ from typing import Any
 from .config import WireOptions
 from .errors import Disconnect, Disconnects
 from .log import Throttled, extra_of
-from .protocol.backlog import Backlog
+from .protocol.backlog import Backlog, Lossy
 from .protocol.frames import Opcode, split
 from .registry import Indirect
 from .wire_contract import Handler
@@ -71,7 +71,7 @@ class PlainWire(Indirect):
         self._send = send
         self._options = options
         # What waits while the writer is busy; what came in this tick while it was idle, so without any limit.
-        self._backlog = Backlog(options.slow_budget, options.slow_policy)
+        self._backlog = Backlog(options.slow_budget)
         self._fresh = b""
         self._idle = False
         self.write: Callable[[bytes], object] = self._enqueue
@@ -84,16 +84,20 @@ class PlainWire(Indirect):
         self._readable = asyncio.Event()
         self._readable.set()
 
-    def _enqueue(self, chunk: bytes) -> None:
+    def offer(self, chunk: bytes, lossy: Lossy) -> None:
+        if not self.ending:
+            self._enqueue(chunk, lossy)
+
+    def _enqueue(self, chunk: bytes, lossy: Lossy | None = None) -> None:
         if self._idle:
             self._fresh += chunk
         else:
-            self._keep(chunk)
+            self._keep(chunk, lossy)
         self._waker.set()
 
-    def _keep(self, chunk: bytes) -> None:
+    def _keep(self, chunk: bytes, lossy: Lossy | None) -> None:
         dropped = self._backlog.dropped
-        if not self._backlog.push(chunk):
+        if not self._backlog.push(chunk, lossy):
             _slow.add()
             self.close(Disconnects.SLOW)
         elif self._backlog.dropped > dropped:
@@ -123,8 +127,6 @@ class PlainWire(Indirect):
 
     async def serve(self, handler: Handler) -> None:
         """Run until the connection has ended; the handler is told so in every case."""
-        if getattr(handler, "lossless", False):  # nothing waits for it yet
-            self._backlog = Backlog(self._options.slow_budget, "disconnect")
         _open.add(self)
         reader = asyncio.create_task(self._read(handler), name="hub plain reader")
         writer = asyncio.create_task(self._write_all(), name="hub plain writer")

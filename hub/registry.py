@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from .protocol.backlog import Lossy
 from .protocol.forms import RAW, Event, Form
 from .protocol.stream import Stream
 from .types import Publication
@@ -21,6 +22,9 @@ class Writer(Protocol):
 
     def write(self, chunk: bytes, /) -> object:
         """Take ready-made WebSocket frames. Must not raise, wait, or change the registry."""
+
+    def offer(self, chunk: bytes, lossy: Lossy, /) -> None:
+        """The same with frames that may be left out if the client reads too slowly."""
 
     # Where a chunk may go at once, past `write`: the file descriptor of a socket, while nothing waits to be written
     # there and bytes go out as they are. Else -1.
@@ -41,6 +45,9 @@ class Indirect:
 
     def write_rest(self, chunk: bytes, sent: int, /) -> None:
         self.write(chunk[sent:])
+
+    def offer(self, chunk: bytes, lossy: Lossy, /) -> None:
+        self.write(chunk)
 
 
 class Subscriber(Protocol):

@@ -39,7 +39,7 @@ class SharedConnection:
         """
         try:
             # In this order: a client whose connection is open shall miss nothing.
-            await self._core.subscribe(self, channel)
+            await self._core.subscribe(self, channel, self._core.raw_form(channel))
             await _accept(websocket)
         except BrokerUnavailable:
             self.leave()

@@ -86,7 +86,7 @@ class SseWire(Indirect):
 
     def _keep(self, chunk: bytes) -> None:
         if self._backlog is None:
-            self._backlog = Backlog(self._budget, "disconnect")
+            self._backlog = Backlog(self._budget)
         if not self._backlog.push(chunk):
             self.write = _discard  # in the middle of a fan-out: what follows changes the tables, so not now
             asyncio.get_running_loop().call_soon(self.give_up)

@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from msgspec import Raw
@@ -21,7 +21,7 @@ from .protocol.forms import Form, JsonForm, deflated
 from .protocol.replies import SubscribeResult, json_or_unset
 from .protocol.stream import Recovery, Stream
 from .registry import Channel, Subscriber
-from .types import Publication, StreamPosition
+from .types import Publication, SlowPolicy, StreamPosition
 
 __all__ = ["Plan", "Subscription", "plan", "subscribe", "ttl"]
 
@@ -82,9 +82,16 @@ def plan(wish: Subscribe, options: ChannelOptions, may: _Permissions) -> Plan:
         tags_filter=_filter(wish.tf, options),
         delta=_delta(wish.delta, options) and positioned,
     )
+    form = replace(form, slow=_slow(options, form))
     since = StreamPosition(wish.offset, wish.epoch) if wish.recover and recoverable else None
     rejecting = since is not None and bool(wish.flag & REJECT_UNRECOVERED)  # a newcomer has missed nothing
     return Plan(options, form, recoverable, since, rejecting)
+
+
+def _slow(options: ChannelOptions, form: JsonForm) -> SlowPolicy:
+    """Nothing may be left out for who relies on hearing everything; in `cache` mode it is the latest that counts."""
+    positioned = form.positioned and options.force_recovery_mode != "cache"
+    return "disconnect" if positioned or form.delta or form.join_leave else options.slow_policy or "disconnect"
 
 
 def _filter(wish: Any, options: ChannelOptions) -> tags.TagsFilter | None:

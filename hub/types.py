@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -24,6 +24,7 @@ __all__ = [
     "PresenceStats",
     "Publication",
     "PublishResult",
+    "SlowPolicy",
     "StreamPosition",
     "channel_name",
 ]
@@ -32,6 +33,10 @@ __all__ = [
 LOBBY = "lobby"
 
 MAX_CHANNEL_LENGTH = 255
+
+# What happens to a client that reads more slowly than it is written to, once the budget is used up: it is disconnected,
+# or the oldest publications that wait are dropped, or all but the channel's latest.
+SlowPolicy = Literal["disconnect", "drop_oldest", "keep_latest"]
 
 
 def channel_name(name: str) -> str:

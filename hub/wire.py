@@ -35,7 +35,7 @@ from .errors import Disconnect, Disconnects
 from .handshake import answer, http_response, request_in, websocket_scope
 from .log import extra_of
 from .protocol import frames
-from .protocol.backlog import Backlog
+from .protocol.backlog import Backlog, Lossy
 from .protocol.deflate import InflatingParser
 from .protocol.frames import FrameError, FrameParser, Opcode
 from .wire_contract import EXTENSION, Handler, Wire
@@ -154,7 +154,7 @@ class HubProtocol(asyncio.Protocol):
         if not self._closing:
             self._write, self.descriptor = self._enqueue, -1
             self._stall = self._transport.get_write_buffer_size()
-            self._visit_in(self._server.options.slow_timeout)
+            self._server.visit(self, self._server.options.slow_timeout)
 
     def resume_writing(self) -> None:
         self.congested = False
@@ -320,13 +320,17 @@ class HubProtocol(asyncio.Protocol):
         """Bytes that the client has not taken."""
         return self._transport.get_write_buffer_size() + (self._backlog.size if self._backlog else 0)
 
-    def _enqueue(self, chunk: bytes) -> None:
-        options = self._server.options
+    def offer(self, chunk: bytes, lossy: Lossy) -> None:
+        if self._write != self._enqueue:
+            self.write(chunk)
+        else:
+            self._enqueue(chunk, lossy)
+
+    def _enqueue(self, chunk: bytes, lossy: Lossy | None = None) -> None:
         if self._backlog is None:
-            lossless = getattr(self._handler, "lossless", False)
-            self._backlog = Backlog(options.slow_budget, "disconnect" if lossless else options.slow_policy)
+            self._backlog = Backlog(self._server.options.slow_budget)
         dropped = self._backlog.dropped
-        if not self._backlog.push(chunk):
+        if not self._backlog.push(chunk, lossy):
             # In the middle of a fan-out: telling the handler changes the tables, so not now.
             self._stop_writing()
             self._server.loop.call_soon(self._say_goodbye, Disconnects.SLOW)
@@ -418,18 +422,13 @@ class HubProtocol(asyncio.Protocol):
         else:
             self._pinged, self._heard = True, False
             self.write(frames.ping_frame())
-            self._visit_in(self._server.options.ping_timeout)
+            self._server.visit(self, self._server.options.ping_timeout)
 
     def _watch(self, since: float = 0.0) -> None:
         """Healthy: the next visit is for a ping. The last one was sent `since` seconds ago."""
         self._pinged = False
         self._open_or_shut()
-        self._visit_in(self._server.options.ping_interval - since)
-
-    def _visit_in(self, delay: float) -> None:
-        """Once the server drains, only `shutdown` decides when the end comes."""
-        if not self._server.draining:
-            self._server.deadlines.set(self, delay)
+        self._server.visit(self, self._server.options.ping_interval - since)
 
     def _check_pong(self) -> None:
         """Any byte proves life: a client that is busy sending may not get to its pong."""
@@ -444,6 +443,6 @@ class HubProtocol(asyncio.Protocol):
         size = self._transport.get_write_buffer_size()
         if size < self._stall:
             self._stall = size
-            self._visit_in(self._server.options.slow_timeout)
+            self._server.visit(self, self._server.options.slow_timeout)
         else:
             self.close(Disconnects.SLOW)

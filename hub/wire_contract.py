@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .errors import Disconnect
+from .protocol.backlog import Lossy
 
 __all__ = ["EXTENSION", "HTTP_EXTENSION", "Handler", "HttpConnection", "Wire"]
 
@@ -18,8 +19,7 @@ HTTP_EXTENSION = "hub.http"
 class Handler(Protocol):
     """Who gets what arrives. Both methods are synchronous.
 
-    An attribute `shutdown`, if it has one, is the `Disconnect` with which the server says that it ends. With a true
-    attribute `lossless` nothing is dropped for it: who reads too slowly is disconnected, whatever `slow_policy` says.
+    An attribute `shutdown`, if it has one, is the `Disconnect` with which the server says that it ends.
     """
 
     def on_message(self, payload: bytes, text: bool, /) -> None:
@@ -35,7 +35,8 @@ class Wire(Protocol):
     def write(self, chunk: bytes, /) -> object:
         """Take ready-made frames; never raises, never waits."""
 
-    # See `hub.registry.Writer`; so is `write_rest`.
+    # See `hub.registry.Writer` for these three.
+    def offer(self, chunk: bytes, lossy: Lossy, /) -> None: ...
     @property
     def descriptor(self) -> int: ...
     def write_rest(self, chunk: bytes, sent: int, /) -> None: ...

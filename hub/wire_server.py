@@ -18,7 +18,7 @@ from uvicorn.server import ServerState
 
 from .capacity import Capacity
 from .config import WireOptions
-from .deadlines import Deadlines
+from .deadlines import Deadlines, Timed
 from .errors import Disconnect, Disconnects
 from .log import Throttled
 
@@ -116,6 +116,11 @@ class WireServer:
     def close_timeout(self) -> float:
         """Seconds between our close frame and the end without an answer."""
         return max(0.25, 0.2 * self.options.drain) if self.draining else self.options.close_timeout
+
+    def visit(self, connection: Timed, delay: float) -> None:
+        """See to an open connection after `delay` seconds. While we drain, only `shutdown` says when its end comes."""
+        if not self.draining:
+            self.deadlines.set(connection, delay)
 
     def patience(self, disconnect: Disconnect, left: float) -> float:
         """Seconds that a client has to answer our close frame; `left` are those until its deadline of before."""

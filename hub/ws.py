@@ -20,14 +20,13 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
-from .admission import ECHO, RAW, Admission
+from .admission import ECHO, RAW, USER, Admission
 from .authority import Authority, RoomRights, User
 from .config import Settings, WireOptions
 from .errors import BrokerUnavailable, Disconnect, Disconnects, Error, Errors, InvalidChannel
 from .hub import HubCore
 from .plain import PlainWire
 from .protocol.deflate import pack
-from .protocol.forms import RAW as RAW_FORM
 from .protocol.forms import as_json, deflated
 from .protocol.frames import binary_frame, text_frame
 from .types import LOBBY, DataKind, Publication, channel_name
@@ -241,7 +240,7 @@ class RawEndpoint(_Endpoint):
         except InvalidChannel:
             await refuse(scope, send, self._admission.refuse(Disconnects.BAD_ROOM))
             return
-        rights = await self._authority.room(room, trusted=self._admission.closed, connection=connection)
+        rights = await self._authority.room(room, trusted=self._admission.is_known(connection), connection=connection)
         rights = _limited(rights, connection)
         if not rights.join:
             await refuse(scope, send, self._admission.refuse(Disconnects.FORBIDDEN_ROOM))
@@ -259,7 +258,7 @@ class RawEndpoint(_Endpoint):
             wire.write(control_frame("hello", {"node": self._hub.node, "worker": os.getpid(), "room": room}))
         self._admission.enter(RAW)
         try:
-            await self._hub.subscribe(client, room, deflated(RAW_FORM, wire.compression))
+            await self._hub.subscribe(client, room, deflated(self._hub.raw_form(room), wire.compression))
             await send({"type": "websocket.accept"})
         except BrokerUnavailable:
             client.on_close(Disconnects.UNAVAILABLE.code, Disconnects.UNAVAILABLE.reason)
@@ -274,7 +273,7 @@ class RawEndpoint(_Endpoint):
 
 def _limited(rights: RoomRights, connection: HTTPConnection) -> RoomRights:
     """A room is open to a client no longer than its user is who he is. Raises TypeError for times that are none."""
-    user = connection.scope.get("hub.user")
+    user = connection.scope.get(USER)
     ends = rights.expire_at, user.expire_at if isinstance(user, User) else 0.0
     return rights._replace(expire_at=min((float(end) for end in ends if end), default=0.0))
 

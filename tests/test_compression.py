@@ -17,6 +17,7 @@ from playwright.async_api import Browser
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
 from hub.protocol import deflate
+from hub.protocol.backlog import Lossy
 from hub.protocol.frames import binary_frame, close_frame, split, text_frame
 from hub.wire import HubProtocol
 from tests.protocol.test_deflate import RSV1, bomb, compress, inflate
@@ -119,7 +120,7 @@ async def test_a_room_compresses_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert compressed == [PROSE.encode()] * 2
         assert [type(form).__name__ for form in hub.registry.channels["room"].groups] == [
             "_DeflatedForm",
-            "_RawForm",
+            "RawForm",
             "_DeflatedForm",
         ]
         for client in clients:
@@ -189,14 +190,14 @@ async def test_any_application() -> None:
 @in_virtual_time
 async def test_a_slow_client_drops_whole_frames() -> None:
     """What waits for a client that does not read is compressed already, and is dropped frame by frame."""
-    worker = Worker(Recorder(), compression=True, slow_budget=3000, slow_policy="drop_oldest")
+    worker = Worker(Recorder(), compression=True, slow_budget=3000)
     protocol, transport = await connected(worker)
     transport.stalled = True
     protocol.write(binary_frame(b"x" * 70_000))
     assert protocol.congested
     packed = [deflate.pack(text_frame(str(number).encode() * 1500), protocol.compression) for number in range(300)]
     for each in packed:
-        protocol.write(each)
+        protocol.offer(each, Lossy("a", "drop_oldest"))
     transport.stalled = False
     transport.take()
     [first, *rest] = split(transport.sent)

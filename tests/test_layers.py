@@ -38,6 +38,7 @@ LAYERS = (
         "subscription",
         "handlers",
         "control",
+        "raw_users",
         "ws",
         "shared_connection",
         "channel_ws",

@@ -28,6 +28,7 @@ from hub.hub import HubCore
 from hub.memory import MemoryBroker
 from hub.metrics import METRICS
 from hub.plain import PlainWire
+from hub.protocol.backlog import Lossy
 from hub.protocol.forms import RAW, Form, JsonForm
 from hub.protocol.frames import boundaries
 from hub.registry import Indirect
@@ -209,14 +210,14 @@ async def test_a_slow_client_of_another_server() -> None:
     async def send(event: dict[str, Any]) -> None:
         await taken.wait()
 
-    options = Settings(slow_policy="keep_latest").wire()
+    options = Settings().wire()
     hub = Hub(Settings())
     before = numbers(hub)['hub_dropped_messages_total{cause="slow_reader"}']
     wire = PlainWire(asyncio.Event().wait, send, options)
     writer = asyncio.create_task(wire.serve_writes())
     await asyncio.sleep(0)
     for _ in range(5):
-        wire.write(b"\x81\x01x")
+        wire.offer(b"\x81\x01x", Lossy("a", "keep_latest"))
         await asyncio.sleep(0)
     now = numbers(hub)
     assert now["hub_congested_connections"] == 1

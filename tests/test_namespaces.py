@@ -194,7 +194,7 @@ def test_what_is_kept(extra: str) -> None:
 def test_everything_is_off() -> None:
     """Unless it is turned on; and nobody changes it later."""
     options = ChannelOptions()
-    turned_on = {name for name, value in options if value not in (False, 0, "", ())}
+    turned_on = {name for name, value in options if value not in (False, 0, "", (), None)}
     assert turned_on == {"history_meta_ttl", "force_recovery_mode"}
     assert options.history is None
     with pytest.raises(ValidationError, match="frozen"):

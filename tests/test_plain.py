@@ -18,6 +18,7 @@ from hub import Hub, Settings, plain
 from hub.config import WireOptions
 from hub.errors import Disconnects
 from hub.plain import PlainWire
+from hub.protocol.backlog import Lossy
 from hub.protocol.frames import binary_frame, text_frame
 from tests.support.clock import in_virtual_time
 from tests.support.redis import free_port
@@ -96,10 +97,10 @@ async def test_too_big() -> None:
 @in_virtual_time
 async def test_a_burst_is_not_slowness() -> None:
     """What one tick brings to a client that keeps up is never over a budget."""
-    peer = Peer(slow_budget=1000, slow_policy="keep_latest")
+    peer = Peer(slow_budget=1000)
     await asyncio.sleep(1)
     for _ in range(2):
-        peer.wire.write(text_frame(b"x" * 600) * 2)
+        peer.wire.offer(text_frame(b"x" * 600) * 2, Lossy("a", "keep_latest"))
     await asyncio.sleep(1)
     peer.wire.write(text_frame(b"y"))
     await asyncio.sleep(1)
@@ -117,11 +118,11 @@ async def test_slow_clients(
     """Beyond the budget by the chosen policy, and the log says so."""
     for throttled in (plain._slow, plain._dropped):
         monkeypatch.setattr(throttled, "_next", 0.0)
-    peer = Peer(slow_budget=250, slow_policy=policy)
+    peer = Peer(slow_budget=250)
     await asyncio.sleep(1)
     peer.reads.clear()
     for number in range(10):
-        peer.wire.write(binary_frame(bytes([number]) * 100))
+        peer.wire.offer(binary_frame(bytes([number]) * 100), Lossy("a", policy))
         await asyncio.sleep(0.01)
     peer.reads.set()
     await asyncio.sleep(1)
@@ -131,14 +132,14 @@ async def test_slow_clients(
 
 @in_virtual_time
 async def test_nothing_is_dropped_for_who_relies_on_all() -> None:
-    """Whatever the policy, a handler that is lossless gets everything up to its end."""
-    peer = Peer(slow_budget=250, slow_policy="drop_oldest")
-    peer.recorder.lossless = True
+    """What is written, and not offered, comes up to the end; what is offered then is discarded."""
+    peer = Peer(slow_budget=250)
     await asyncio.sleep(1)
     peer.reads.clear()
     for number in range(10):
         peer.wire.write(binary_frame(bytes([number]) * 100))
         await asyncio.sleep(0.01)
+    peer.wire.offer(binary_frame(b"late"), Lossy("a", "keep_latest"))
     peer.reads.set()
     await asyncio.sleep(1)
     assert [message if isinstance(message, int) else message[0] for message in peer.sent] == [0, 1, 2, 3008]

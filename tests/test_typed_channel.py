@@ -124,7 +124,8 @@ def test_options_and_keywords(hub: Hub) -> None:
 
 def test_keywords_are_complete() -> None:
     """Each option of a namespace is a keyword, a parameter, or what address and model say."""
-    said = {"presence", "join_leave", "history_size", "history_ttl", "channel_regex", "publication_data_format"}
+    said = {"presence", "join_leave", "history_size", "history_ttl", "slow_policy"}
+    said |= {"channel_regex", "publication_data_format"}
     assert set(get_type_hints(ChannelKeywords)) == set(ChannelOptions.model_fields) - said
 
 

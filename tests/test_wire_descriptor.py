@@ -152,7 +152,7 @@ async def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
 
 async def test_what_the_socket_takes_the_transport_does_not_see(place: Place) -> None:
     """A fan-out goes to the socket, all else through the transport."""
-    _write_to_all([place.wire], b"one")
+    _write_to_all([place.wire], b"one", None)
     place.wire.write(b"two")
     assert (place.peer.recv(100), place.transport.sent) == (b"one", b"two")
 
@@ -161,9 +161,9 @@ async def test_a_full_socket(place: Place) -> None:
     """The transport gets the rest, and what follows it."""
     place.transport.stalled = True
     chunk = bytes(range(256)) * 8192
-    _write_to_all([place.wire], chunk)
+    _write_to_all([place.wire], chunk, None)
     assert place.wire.descriptor < 0
-    _write_to_all([place.wire], b"next")
+    _write_to_all([place.wire], b"next", None)
     taken = bytearray()
     with contextlib.suppress(BlockingIOError):
         while True:
@@ -178,7 +178,7 @@ async def test_while_the_transport_has_something(place: Place) -> None:
     """A reply waits there, so a publication waits behind it; when both are gone it is direct again."""
     place.transport.stalled = True
     place.wire.write(b"reply")
-    _write_to_all([place.wire], b"publication")
+    _write_to_all([place.wire], b"publication", None)
     assert place.transport.buffer == b"replypublication"
     place.transport.take()
     place.wire._watch()
@@ -190,7 +190,7 @@ async def test_while_it_is_congested(place: Place) -> None:
     place.transport.stalled = True
     place.wire.write(b"a" * 70_000)
     assert place.wire.congested
-    _write_to_all([place.wire], b"b")
+    _write_to_all([place.wire], b"b", None)
     assert place.wire.descriptor < 0
     place.transport.stalled = False
     place.transport.take()
@@ -201,7 +201,7 @@ async def test_while_it_is_congested(place: Place) -> None:
 async def test_after_the_close_frame(place: Place) -> None:
     """Nothing is written any more."""
     place.wire.close(Disconnects.RESTART)
-    _write_to_all([place.wire], b"late")
+    _write_to_all([place.wire], b"late", None)
     with pytest.raises(BlockingIOError):
         place.peer.recv(100)
     assert b"late" not in place.transport.sent
@@ -210,5 +210,5 @@ async def test_after_the_close_frame(place: Place) -> None:
 async def test_a_socket_that_is_broken(place: Place) -> None:
     """The transport is asked, and finds out."""
     place.peer.close()
-    _write_to_all([place.wire], b"into the void")
+    _write_to_all([place.wire], b"into the void", None)
     assert place.transport.sent == b"into the void"

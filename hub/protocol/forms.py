@@ -13,12 +13,12 @@ from typing import Protocol
 
 import msgspec
 
-from ..types import DataKind, Membership, Publication
+from ..types import DataKind, Membership, Publication, SlowPolicy
 from . import deflate, fossil
 from .frames import binary_frame, text_frame
 from .tags import TagsFilter
 
-__all__ = ["RAW", "Event", "Form", "JsonForm", "as_json", "as_text", "deflated", "json_publication"]
+__all__ = ["RAW", "Event", "Form", "JsonForm", "RawForm", "as_json", "as_text", "deflated", "json_publication"]
 
 Event = Publication | Membership
 
@@ -29,6 +29,10 @@ class Form(Protocol):
     @property
     def positioned(self) -> bool:
         """Whether its subscribers rely on getting every publication, and must be told if one is missing."""
+
+    @property
+    def slow(self) -> SlowPolicy:
+        """What happens to a subscriber that reads too slowly."""
 
     @property
     def next(self) -> Form:
@@ -82,8 +86,10 @@ def json_publication(publication: Publication, data: bytes, *, delta: bool = Fal
 
 
 @dataclass(frozen=True, slots=True)
-class _RawForm:
+class RawForm:
     """Of the raw endpoint: the data alone."""
+
+    slow: SlowPolicy = "disconnect"
 
     positioned = False
 
@@ -100,7 +106,7 @@ class _RawForm:
         return binary_frame(event.data) if event.kind is DataKind.BINARY else text_frame(as_text(event))
 
 
-RAW = _RawForm()
+RAW = RawForm()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +120,7 @@ class JsonForm:
     # The subscriber understands deltas (`data` is then a JSON string); it has the publication before.
     delta: bool = False
     based: bool = False
+    slow: SlowPolicy = "disconnect"
 
     @property
     def next(self) -> Form:
@@ -166,6 +173,10 @@ class _DeflatedForm:
     @property
     def positioned(self) -> bool:
         return self.form.positioned
+
+    @property
+    def slow(self) -> SlowPolicy:
+        return self.form.slow
 
     @property
     def next(self) -> Form:

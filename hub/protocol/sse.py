@@ -15,11 +15,11 @@ import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
-from ..types import DataKind, Publication, StreamPosition
+from ..types import DataKind, Publication, SlowPolicy, StreamPosition
 from .forms import Event, Form, as_text
 
 __all__ = ["PING", "SseForm", "encode", "event_id", "greeting", "hub_event", "read_event_id"]
@@ -76,6 +76,8 @@ class SseForm:
     join_leave: bool = False
     # A client must be able to begin with any event.
     delta = False
+    # The answer ends, and its client comes back and says how far it got.
+    slow: ClassVar[SlowPolicy] = "disconnect"
 
     @property
     def next(self) -> Form:

@@ -16,6 +16,7 @@ from ..control import HubNode
 from ..errors import ConfigError
 from ..log import Throttled
 from ..namespaces import ChannelOptions
+from ..types import SlowPolicy
 from .channel import TypedChannel
 from .dependencies import Event, event, user
 from .messages import Crew
@@ -61,6 +62,7 @@ class TypedHub(HubNode):
         history: History | None = None,
         presence: bool = False,
         join_leave: bool = False,
+        slow: SlowPolicy | None = None,
         parameters: Mapping[str, Any] | None = None,
         options: ChannelOptions | None = None,
         **keywords: Unpack[ChannelKeywords],
@@ -69,9 +71,10 @@ class TypedHub(HubNode):
 
         The namespace is what stands before the colon; it is defined here and not in the settings too. `model` is a
         class of pydantic, or any type that pydantic validates. With `history`, clients get what they missed when they
-        come back. `parameters` are types of parameters that no function annotates. `options` and the keywords are
-        those of a namespace. Clients may subscribe unless `on_subscribe` says no, and publish where there is an
-        `on_publish`, or the options allow it. Raises ConfigError.
+        come back. `slow` is the `slow_policy` of the namespace: what happens to clients that read too slowly.
+        `parameters` are types of parameters that no function annotates. `options` and the keywords are those of a
+        namespace. Clients may subscribe unless `on_subscribe` says no, and publish where there is an `on_publish`, or
+        the options allow it. Raises ConfigError.
         """
         self.require_stopped(f"channel {address!r}")
         pattern = Pattern(address)
@@ -81,7 +84,7 @@ class TypedHub(HubNode):
                 raise ConfigError(f"channel {address!r} has no {{{name}}}; write it into the address")
             pattern.declare(name, annotation, "`parameters`")
         rules = ChannelRules(pattern, Model[M](model, f"channel {address!r}"))
-        channel = TypedChannel(self, rules, options_of(address, history, presence, join_leave, options, keywords))
+        channel = TypedChannel(self, rules, options_of(address, history, presence, join_leave, slow, options, keywords))
         self._typed.setdefault(pattern.namespace, []).append(channel)
         self.define(pattern.namespace)
         return channel

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from ..errors import ConfigError
 from ..namespaces import ChannelOptions
+from ..types import SlowPolicy
 
 __all__ = ["ChannelKeywords", "History", "options_of", "with_publishers"]
 
@@ -53,6 +54,7 @@ def options_of(
     history: History | None,
     presence: bool,
     join_leave: bool,
+    slow: SlowPolicy | None,
     options: ChannelOptions | None,
     keywords: ChannelKeywords,
 ) -> ChannelOptions:
@@ -61,6 +63,7 @@ def options_of(
     if history is not None:
         given |= {"history_size": history.size, "history_ttl": history.ttl}
     given |= {name: True for name, on in (("presence", presence), ("join_leave", join_leave)) if on}
+    given |= {"slow_policy": slow} if slow is not None else {}
     given |= keywords
     for name, reason in _REFUSED.items():
         if given.get(name):

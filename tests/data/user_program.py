@@ -112,7 +112,9 @@ class Message(BaseModel):
 Me = Annotated[User | None, Depends(Hub.user)]
 Happening = Annotated[Event, Depends(Hub.event)]
 
-chat: TypedChannel[Message] = hub.channel("chat:{room}", Message, history=History(size=100, ttl="5m"), presence=True)
+chat: TypedChannel[Message] = hub.channel(
+    "chat:{room}", Message, history=History(size=100, ttl="5m"), presence=True, slow="disconnect"
+)
 
 
 @chat.on_subscribe

@@ -6,10 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.protocol.backlog import Backlog
+from hub.protocol.backlog import Backlog, Lossy
 from hub.protocol.frames import binary_frame, split
 
 chunks = st.lists(st.lists(st.binary(max_size=40).map(binary_frame), min_size=1, max_size=5).map(b"".join), max_size=20)
+
+
+OLDEST, LATEST = Lossy("a", "drop_oldest"), Lossy("a", "keep_latest")
 
 
 def drain(backlog: Backlog) -> list[bytes]:
@@ -19,7 +22,7 @@ def drain(backlog: Backlog) -> list[bytes]:
 @given(chunks)
 def test_disconnect_keeps_all_or_refuses(pushed: list[bytes]) -> None:
     """Everything up to the first refusal is kept, and never more than the budget."""
-    backlog, kept = Backlog(100, "disconnect"), []
+    backlog, kept = Backlog(100), []
     for chunk in pushed:
         if not backlog.push(chunk):
             assert sum(map(len, kept)) + len(chunk) > 100
@@ -32,9 +35,9 @@ def test_disconnect_keeps_all_or_refuses(pushed: list[bytes]) -> None:
 @given(chunks)
 def test_drop_oldest_keeps_the_newest_that_fit(pushed: list[bytes]) -> None:
     """What remains is a tail of whole frames within the budget, and the rest is counted."""
-    backlog = Backlog(100, "drop_oldest")
+    backlog = Backlog(100)
     for chunk in pushed:
-        assert backlog.push(chunk)
+        assert backlog.push(chunk, OLDEST)
         assert backlog.size <= 100
     sent = list(split(b"".join(pushed)))
     rest = list(split(b"".join(drain(backlog))))
@@ -47,9 +50,9 @@ def test_drop_oldest_keeps_the_newest_that_fit(pushed: list[bytes]) -> None:
 @given(chunks)
 def test_keep_latest(pushed: list[bytes]) -> None:
     """Only the newest frame remains."""
-    backlog = Backlog(100, "keep_latest")
+    backlog = Backlog(100)
     for chunk in pushed:
-        assert backlog.push(chunk)
+        assert backlog.push(chunk, LATEST)
     sent = list(split(b"".join(pushed)))
     assert list(split(b"".join(drain(backlog)))) == sent[-1:]
     assert backlog.dropped == max(0, len(sent) - 1)
@@ -57,7 +60,74 @@ def test_keep_latest(pushed: list[bytes]) -> None:
 
 def test_empty() -> None:
     """An empty backlog is false and has nothing to give."""
-    backlog = Backlog(1, "disconnect")
+    backlog = Backlog(1)
     assert not backlog
-    with pytest.raises(IndexError):
+    with pytest.raises(KeyError):
         backlog.pop()
+
+
+def frame(text: str) -> bytes:
+    return binary_frame(text.encode())
+
+
+def test_the_latest_of_each_channel() -> None:
+    """One price does not push out another."""
+    backlog = Backlog(1000)
+    for number in range(3):
+        for channel in ("a", "b"):
+            assert backlog.push(
+                frame(f"{channel}{number}") + frame(f"{channel}{number}!"), Lossy(channel, "keep_latest")
+            )
+    assert drain(backlog) == [frame("a2!"), frame("b2!")]
+    assert backlog.dropped == 10
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.binary(max_size=30).map(binary_frame)), max_size=40), st.data())
+def test_mixed(pushed: list[tuple[int, bytes]], data: st.DataObject) -> None:
+    """What is not lossy is all there and in order, whatever else waits; and what is missing is counted."""
+    kinds = [None, OLDEST, Lossy("b", "keep_latest"), Lossy("c", "disconnect")]
+    backlog, given, got = Backlog(100), [], []
+    for kind, chunk in pushed:
+        if not backlog.push(chunk, kinds[kind]):
+            break
+        given.append((kind, chunk))
+        assert backlog.size <= 100
+        if data.draw(st.booleans()):
+            got.append(backlog.pop())
+    got += drain(backlog)
+    assert backlog.dropped == len(given) - len(got)
+    assert backlog.size == 0
+    sure = [chunk for kind, chunk in given if kind in (0, 3)]
+    rest = iter(got)
+    assert all(chunk in rest for chunk in sure)
+    if given:
+        assert given[-1][1] == got[-1]
+
+
+def test_what_may_not_be_dropped_fills_it() -> None:
+    """No room is left for a publication: the client is disconnected, as without a policy."""
+    backlog = Backlog(100)
+    assert backlog.push(frame("x" * 90))
+    assert backlog.push(frame("1234"), LATEST)
+    assert not backlog.push(frame("123456789"), OLDEST)
+    assert not backlog.push(frame("y" * 20))
+
+
+def test_a_message_larger_than_the_budget() -> None:
+    """It is the newest, so it is kept, alone."""
+    backlog = Backlog(10)
+    for policy in ("drop_oldest", "keep_latest"):
+        assert backlog.push(frame("x" * 50), Lossy("a", policy))
+    assert drain(backlog) == [frame("x" * 50)]
+    assert backlog.dropped == 1
+
+
+def test_nothing_stays_behind() -> None:
+    """However long a client is slow, its tables have the size of what waits."""
+    backlog = Backlog(1000)
+    for number in range(1000):
+        backlog.push(frame("a"), Lossy(f"{number % 3}", "keep_latest"))
+        backlog.push(frame("b"), OLDEST)
+        backlog.pop()
+    drain(backlog)
+    assert not backlog._droppable

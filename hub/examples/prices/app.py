@@ -16,13 +16,14 @@ from hub.examples.repeat import repeat
 
 FIRST = dict.fromkeys(("Amber", "Basalt", "Cobalt", "Dune", "Ember", "Fjord", "Grove", "Heath"), 100.0)
 
-# The latest publication says all, and newcomers get it at once.
+# The latest publication says all: newcomers get it at once, and who reads too slowly gets nothing but it.
 prices = ChannelOptions(
     history_size=1,
     history_ttl=60,
     force_recovery=True,
     force_recovery_mode="cache",
     auto_cache_recover=True,
+    slow_policy="keep_latest",
     allow_subscribe_for_client=True,
     allow_subscribe_for_anonymous=True,
 )
