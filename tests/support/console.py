@@ -46,7 +46,7 @@ async def open_console(one_browser: Browser) -> AsyncIterator[Open]:
     yield open_page
     for context in contexts:
         await context.close()
-    assert errors == []
+    assert errors == [], errors
 
 
 async def log_in(page: Page, password: str = PASSWORD) -> None:
