@@ -65,8 +65,11 @@ class Feed(LinkOwner):
         self._on_confirmed = on_confirmed
         # The intent. A future is done while Redis has confirmed the channel on the present connection.
         self.wanted: dict[str, asyncio.Future[None]] = {}
-        # Of `listen`, by the pattern.
+        # Of `listen`, by the pattern; and those that Redis has confirmed on the present connection.
         self._listening: dict[bytes, Deliver] = {}
+        self._overhearing: set[bytes] = set()
+        # When they were last asked for.
+        self._asked_at = -math.inf
         # Wanted no longer; unsubscribed when the time has come and nobody has returned.
         self._leaving: dict[str, float] = {}
         # SUBSCRIBE of this turn.
@@ -111,6 +114,13 @@ class Feed(LinkOwner):
         pattern = _SPECIAL.sub(rb"\\\g<0>", self._prefix + prefix.encode()) + b"*"
         self._listening[pattern] = heard
         self._send(b"PSUBSCRIBE", [pattern])
+
+    def listen_again(self) -> None:
+        """Ask once more for patterns that Redis has refused, which it may allow by now."""
+        refused = [pattern for pattern in self._listening if pattern not in self._overhearing]
+        if refused and self.confirmed.is_set() and self.loop.time() - self._asked_at >= REFUSED_PAUSE:
+            self._asked_at = self.loop.time()
+            self._send(b"PSUBSCRIBE", refused)
 
     def unsubscribe(self, channel: str) -> None:
         """Begin to linger."""
@@ -163,8 +173,8 @@ class Feed(LinkOwner):
 
     def heard_within(self, seconds: float) -> bool:
         """Whether all is subscribed, the heartbeat came back in the last `seconds`, and Redis has read its data."""
-        heard = self.confirmed.is_set() and self.loop.time() - self._heard_at <= seconds
-        return heard and not self.loading
+        subscribed = self.confirmed.is_set() and len(self._overhearing) == len(self._listening)
+        return subscribed and self.loop.time() - self._heard_at <= seconds and not self.loading
 
     def expect(self, heartbeat: int) -> None:
         """Redis has taken a heartbeat; they are numbered, because it may have been heard already."""
@@ -182,6 +192,7 @@ class Feed(LinkOwner):
     def attach(self, link: Link) -> None:
         super().attach(link)
         # The control channel is the last, so that its confirmation is that of all.
+        self._asked_at = self.loop.time()
         self._send(b"PSUBSCRIBE", [*self._listening])
         names = [self._prefix + name.encode() for name in self.wanted]
         self._send(b"SUBSCRIBE", [*names, self._everybody, self._control])
@@ -199,6 +210,8 @@ class Feed(LinkOwner):
             self._on_overheard(*reply[1:])
         elif kind == b"subscribe":
             self._on_subscribed(reply[1])
+        elif kind == b"psubscribe":
+            self._overhearing.add(reply[1])
         elif kind == b"pong":
             self.loading = False
             self._overtaken += self._owed_at_ping
@@ -245,6 +258,7 @@ class Feed(LinkOwner):
     def on_lost(self, cause: Exception | None) -> None:
         super().on_lost(cause)
         self.confirmed.clear()
+        self._overhearing.clear()
         self._refused_at = math.inf
         self._heard_at = -math.inf
         self.loading = False

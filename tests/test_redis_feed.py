@@ -9,7 +9,7 @@ import hiredis
 import pytest
 
 from hub.errors import BrokerUnavailable
-from hub.redis_feed import DEAF, LINGER, SUBSCRIBE_BATCH, Feed
+from hub.redis_feed import DEAF, LINGER, REFUSED_PAUSE, SUBSCRIBE_BATCH, Feed
 from tests.support.clock import run_virtually
 
 CONTROL, EVERYBODY = b"hub:node:me", b"hub:nodes:all"
@@ -279,6 +279,38 @@ async def test_refusals_are_logged(fed: Fed, caplog: pytest.LogCaptureFixture) -
     fed.feed.on_reply(hiredis.ReplyError("NOPERM"))
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert "NOPERM" in caplog.text
+
+
+def test_patterns_that_are_refused() -> None:
+    """Not ready, though all channels are confirmed; and asked for again until Redis allows them, on each connection."""
+
+    async def main() -> None:
+        fed = Fed()
+        overheard: list[str] = []
+        fed.feed.listen("chat:", lambda channel, payload: overheard.append(channel))
+        for _ in range(2):
+            assert fed.attach()[0] == (b"PSUBSCRIBE", b"chat:*")
+            fed.feed.on_reply(hiredis.ReplyError("NOPERM"))
+            fed.feed.on_reply([b"subscribe", CONTROL, 1])
+            fed.feed.on_reply([b"message", CONTROL, b"1"])
+            assert not fed.feed.heard_within(3)
+            fed.wire.commands.clear()
+            fed.feed.listen_again()
+            assert fed.wire.commands == []
+            await asyncio.sleep(REFUSED_PAUSE)
+            fed.feed.on_reply([b"message", CONTROL, b"2"])
+            fed.feed.listen_again()
+            fed.feed.listen_again()
+            assert fed.wire.commands == [(b"PSUBSCRIBE", b"chat:*")]
+            fed.feed.on_reply([b"psubscribe", b"hub:channel:chat:*", 1])
+            assert fed.feed.heard_within(3)
+            await asyncio.sleep(REFUSED_PAUSE)
+            fed.feed.listen_again()
+            assert len(fed.wire.commands) == 1
+            fed.feed.on_lost(None)
+        assert overheard == []
+
+    run_virtually(main)
 
 
 async def test_any_word_is_an_answer(fed: Fed) -> None:

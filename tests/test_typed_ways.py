@@ -168,6 +168,14 @@ def test_declared_calls() -> None:
         hub.rpc("two")(two)
 
 
+def test_a_name_is_given_once() -> None:
+    """Another function of that name would replace the first, and nobody would know which clients mean."""
+    hub = Hub()
+    hub.rpc("ping")(lambda: "pong")
+    with pytest.raises(ConfigError, match="there is an rpc 'ping' already"):
+        hub.rpc("ping")(lambda: "pang")
+
+
 class Rename(BaseModel):
     name: str
 

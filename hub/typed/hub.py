@@ -128,9 +128,12 @@ class TypedHub(HubNode):
             async def rename(body: Rename, me: Me, db: DB) -> Renamed: ...
 
         `hub.Refused` with an `Error` of 400 to 1999, `hub.Denied` and HTTPException tell the client what is wrong.
+        Raises ConfigError if there is a call of that name.
         """
 
         def register(function: F) -> F:
+            if name in self._methods:
+                raise ConfigError(f"there is an rpc {name!r} already; give one of the two another name")
             method = rpc_method(name, function)
             if method.call is not function:
                 self.require_stopped(f"rpc {name!r}")

@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis as redis_py
 
+from hub import Hub, Settings
 from hub.errors import BrokerUnavailable
 from hub.redis_link import open_link, private_pool
 from tests.support.certificate import self_signed
@@ -23,6 +25,7 @@ from tests.support.security_client import Closed, PlainClient
 from tests.support.security_hub import api, guarded_hub, token
 from tests.support.security_tls import tls_in_front
 from tests.support.server import HubProcess
+from tests.support.waiting import eventually
 
 PAGE = Path(__file__).parents[2] / "docs/security.md"
 PASSWORD = "marked-redis-password"
@@ -119,6 +122,29 @@ def test_a_user_with_the_documented_rule(redis_binary: str) -> None:
         assert admin.execute_command("ACL", "LOG") == []
         refused = forbidden(redis)
     assert refused == []
+
+
+async def test_consumers_need_more(redis_binary: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Without it a worker is not ready and says why; when it is allowed they hear, and nothing has to be restarted."""
+    with guarded_redis(redis_binary) as redis, redis.client(password=ADMIN) as admin:
+        admin.execute_command("ACL", "SETUSER", "hub", *documented_rule())
+        hub = Hub(Settings.load(redis_url=f"redis://hub:{PASSWORD}@127.0.0.1:{redis.port}/1"))
+        chat = hub.channel("chat:{room}", str)
+        heard: list[str] = []
+
+        @chat.on_message()
+        async def note(text: str) -> None:
+            heard.append(text)
+
+        async with hub:
+            await eventually(lambda: "Redis refused a subscription command" in caplog.text)
+            await hub.publish("chat:a", "unheard")
+            assert not hub.ready
+            more = ("+psubscribe", "&hub:channel:chat:*", "&hub:channel:$chat:*")
+            admin.execute_command("ACL", "SETUSER", "hub", *more)
+            await eventually(lambda: hub.ready)
+            await hub.publish("chat:a", "hi")
+            await eventually(lambda: heard == ["hi"])
 
 
 FORBIDDEN = """\
