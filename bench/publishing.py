@@ -15,7 +15,7 @@ import uvloop
 from redis.asyncio import Redis
 
 from hub import Hub
-from hub.registry import Indirect
+from hub.registry import KeepsAll
 
 from .dialects import PAYLOAD, head_of
 
@@ -30,7 +30,7 @@ PUBLISHERS = 100
 BEHIND = 10_000
 
 
-class Wire(Indirect):
+class Wire(KeepsAll):
     """Counts the frames that it is to write."""
 
     def __init__(self) -> None:

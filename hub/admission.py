@@ -12,13 +12,14 @@ from urllib.parse import urlsplit
 from starlette.requests import HTTPConnection
 
 from .config import Settings
-from .errors import Disconnect, Disconnects, table
+from .errors import Disconnect, Disconnects, Ended, table
 from .log import Throttled
 
 __all__ = [
     "CHANNELS",
     "ECHO",
     "ENDPOINTS",
+    "EXPIRE_AT",
     "OTHER",
     "RAW",
     "SSE",
@@ -38,6 +39,8 @@ Authenticator = Callable[[HTTPConnection, str | None], Awaitable[object]]
 RAW, ECHO, CHANNELS, SSE = ENDPOINTS = "raw", "echo", "channels", "sse"
 # Who it is, in the scope of a connection: a `User`.
 USER = "hub.user"
+# When it has to go, in the same place: Unix time, 0 for never.
+EXPIRE_AT = "hub.expire_at"
 # Close codes that are counted one by one: those of RFC 6455 §7.4.1 and the hub's own. A client may send any, and counts
 # must not grow with what it sends: others are one.
 _KNOWN = {*range(1000, 1016), *(value.code for _, value in table(Disconnects))}
@@ -108,8 +111,8 @@ class Admission:
             return self.refuse(Disconnects.FORBIDDEN_ORIGIN, repr(connection.headers.get("origin", "")[:100]))
         # Before the authenticator, which may be expensive, and after it, because others may have come meanwhile. The
         # caller enters without another await, or asks for room once more.
-        if authenticate and not self._is_full() and not await self._authenticate(connection):
-            return self.refuse(Disconnects.UNAUTHORIZED)
+        if authenticate and not self._is_full() and (refusal := await self._authenticate(connection)) is not None:
+            return self.refuse(refusal)
         return self.check_room()
 
     def check_room(self) -> Disconnect | None:
@@ -124,7 +127,7 @@ class Admission:
         return disconnect
 
     def is_known(self, connection: HTTPConnection) -> bool:
-        """Whether an admitted connection has shown a token, or whatever the authenticator asks for."""
+        """Whether an admitted connection has shown the static token, or is a user, or what the authenticator let in."""
         if self.authenticator is None and self._by_signed_token is not None:
             return USER in connection.scope or self._shows_static(connection)
         return self._token is not None or self.authenticator is not None
@@ -143,14 +146,24 @@ class Admission:
             return False
         return host == connection.headers.get("host", "").lower() != ""
 
-    async def _authenticate(self, connection: HTTPConnection) -> bool:
-        judge = self.authenticator or self._by_signed_token
-        if judge is None or (self.authenticator is None and self._shows_static(connection)):
-            return self._token is None or self._shows_static(connection)
-        answer = await judge(connection, connection.query_params.get("token"))
+    async def _authenticate(self, connection: HTTPConnection) -> Disconnect | None:
+        """Why it is not let in, or None; says who it is."""
+        token = connection.query_params.get("token")
+        judge = self.authenticator
+        if judge is None:
+            if self._shows_static(connection):
+                return None
+            # Beside a static token, who shows nothing is not let in as an anonymous client.
+            judge = self._by_signed_token if token or self._token is None else None
+            if judge is None:
+                return Disconnects.UNAUTHORIZED if self._token is not None else None
+        try:
+            answer = await judge(connection, token)
+        except Ended as ended:
+            return ended.disconnect
         if answer and not isinstance(answer, bool):
             connection.scope[USER] = answer
-        return bool(answer)
+        return None if answer else Disconnects.UNAUTHORIZED
 
     def _shows_static(self, connection: HTTPConnection) -> bool:
         token = connection.query_params.get("token", "")

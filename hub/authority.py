@@ -344,9 +344,9 @@ class Authority:
     # Raw rooms
 
     async def room(self, name: str, *, trusted: bool, connection: HTTPConnection | None = None) -> RoomRights:
-        """What a raw client may do in a room; `trusted` if it had to show a token, else it is anonymous.
+        """What a raw client may do in a room; `trusted` if it is known (`Admission.is_known`), else it is anonymous.
 
-        It cannot show a subscription token or a user id, and its messages do not wait: so private and user-limited
+        It shows no subscription token, has no user id here, and its messages do not wait: so private and user-limited
         channels are closed to it, and where the application decides about publications it only listens.
         """
         options = self.namespaces.of_room(name)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from .protocol.backlog import Lossy
 from .protocol.forms import Event
@@ -119,35 +118,16 @@ def _fan_out(channel: Channel, events: list[Event]) -> tuple[int, int]:
         if excluded:
             kept, saved = _write_others(group, excluded, joined, list(zip(events, frames, strict=True)), lossy)
             messages, size = messages - kept, size - saved
+        elif joined and lossy is not None:
+            for wire in group.values():
+                wire.offer(joined, lossy)
         elif joined:
-            _write_to_all(group.values(), joined, lossy)
+            # Not past the transport by os.write: that is a fifth faster at one message a tick, but lets go of the GIL,
+            # and beside one thread that computes 1,000 of them take half a second in place of 3 ms.
+            for wire in group.values():
+                wire.write(joined)
     channel.advance(events)
     return messages, size
-
-
-def _write_to_all(wires: Iterable[Writer], chunk: bytes, lossy: Lossy | None) -> None:
-    """Straight to the system where nothing waits before it: the way through the transport takes a tenth longer."""
-    size = len(chunk)
-    for wire in wires:
-        descriptor = wire.descriptor
-        if descriptor < 0:
-            _write(wire, chunk, lossy)
-            continue
-        try:
-            sent = os.write(descriptor, chunk)
-        except OSError:  # its buffer is full, or it is broken, which its transport will find out
-            sent = 0
-        if not sent:
-            _write(wire, chunk, lossy)
-        elif sent < size:
-            wire.write_rest(chunk, sent)
-
-
-def _write(wire: Writer, chunk: bytes, lossy: Lossy | None) -> None:
-    if lossy is None:
-        wire.write(chunk)
-    else:
-        wire.offer(chunk, lossy)
 
 
 def _write_others(
@@ -165,6 +145,8 @@ def _write_others(
             own = [frame for event, frame in framed if frame and getattr(event, "exclude", b"") == subscriber.id]
             kept, saved = kept + len(own), saved + sum(map(len, own))
             chunk = b"".join([frame for event, frame in framed if getattr(event, "exclude", b"") != subscriber.id])
-        if chunk:
-            _write(wire, chunk, lossy)
+        if chunk and lossy is not None:
+            wire.offer(chunk, lossy)
+        elif chunk:
+            wire.write(chunk)
     return kept, saved

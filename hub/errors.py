@@ -153,6 +153,7 @@ class Disconnects:
     OVERLOADED = Disconnect(code=1013, reason="worker is full, try again later")
     TOO_MANY_CONNECTIONS = Disconnect(code=1013, reason="too many connections come at once, try again later")
     UNAVAILABLE = Disconnect(code=1013, reason="Redis does not answer, try again later")
+    UNVERIFIED = Disconnect(code=1013, reason="tokens cannot be verified now, try again later")
     CONNECTION_CLOSED = Disconnect(code=3000, reason="connection closed")
     SHUTDOWN = Disconnect(code=3001, reason="shutdown")
     SERVER_ERROR = Disconnect(code=3004, reason="internal server error")

@@ -74,7 +74,8 @@ def request_in(data: bytes) -> Request | None:
 
 def request_of(url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Request:
     """A GET that another parser has read."""
-    fields = [(name.decode("ascii"), value.decode("latin-1")) for name, value in headers]
+    # The parser leaves the white space behind a value, which is no part of it (RFC 9110 §5.5).
+    fields = [(name.decode("ascii"), value.strip(b" \t").decode("latin-1")) for name, value in headers]
     return Request(url.decode("ascii"), Headers(fields))
 
 

@@ -15,7 +15,7 @@ import msgspec
 from .errors import HubError
 from .log import Throttled
 from .protocol.forms import Event, Form
-from .registry import Indirect, Writer
+from .registry import KeepsAll, Writer
 from .types import DataKind, Membership, Publication, SlowPolicy
 
 __all__ = ["VALUES", "Inbox", "MessagesLost", "Unsubscribed", "lost_messages", "value_of"]
@@ -98,7 +98,7 @@ def _discard(chunk: bytes) -> None:
     """`write` at the end."""
 
 
-class Inbox(Indirect):
+class Inbox(KeepsAll):
     """One iterator's subscription. Implements `hub.registry.Subscriber`, and is the wire that is written to.
 
     Chunks are what a channel delivered in one turn of the loop; all iterators of the channel share them. Over the

@@ -127,7 +127,8 @@ class ChannelOptions(BaseModel):
         if self.slow_policy in ("drop_oldest", "keep_latest") and self._lossless:
             raise ValueError(
                 f"slow_policy {self.slow_policy!r} leaves publications out, and with {self._lossless} all subscribers "
-                "rely on hearing everything; choose one of the two, or the recovery mode cache"
+                "rely on hearing everything; choose one of the two"
+                + (", or force_recovery_mode 'cache'" if self._lossless == "force_recovery" else "")
             )
         if self.history_ttl > self.history_meta_ttl:
             raise ValueError("history_meta_ttl must not be shorter than history_ttl")

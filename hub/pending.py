@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from .protocol.commands import Command
 from .protocol.deflate import pack
 from .protocol.replies import reply
-from .registry import Indirect
+from .registry import KeepsAll
 
 __all__ = ["EarlyWire", "PendingReplies", "PendingReply", "settle"]
 
 
-class EarlyWire(Indirect):
+class EarlyWire(KeepsAll):
     """Stands in for the wire until `connect` is answered: publications come after the reply."""
 
     __slots__ = ("frames", "write")

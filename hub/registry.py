@@ -14,37 +14,25 @@ from .protocol.forms import RAW, Event, Form
 from .protocol.stream import Stream
 from .types import Publication
 
-__all__ = ["Channel", "Indirect", "Registry", "Subscriber", "Writer"]
+__all__ = ["Channel", "KeepsAll", "Registry", "Subscriber", "Writer"]
 
 
 class Writer(Protocol):
     """The part of a `Wire` that delivery needs."""
 
-    def write(self, chunk: bytes, /) -> object:
-        """Take ready-made WebSocket frames. Must not raise, wait, or change the registry."""
+    # Takes ready-made WebSocket frames. Must not raise, wait, or change the registry.
+    write: Callable[[bytes], object]
 
     def offer(self, chunk: bytes, lossy: Lossy, /) -> None:
         """The same with frames that may be left out if the client reads too slowly."""
 
-    # Where a chunk may go at once, past `write`: the file descriptor of a socket, while nothing waits to be written
-    # there and bytes go out as they are. Else -1.
-    @property
-    def descriptor(self) -> int: ...
 
-    def write_rest(self, chunk: bytes, sent: int, /) -> None:
-        """Take what is left of a chunk, of which `sent` bytes went to the descriptor."""
-
-
-class Indirect:
-    """A `Writer` to which everything is written by `write`."""
+class KeepsAll:
+    """A `Writer` that leaves nothing out."""
 
     __slots__ = ()
 
     write: Callable[[bytes], object]
-    descriptor = -1
-
-    def write_rest(self, chunk: bytes, sent: int, /) -> None:
-        self.write(chunk[sent:])
 
     def offer(self, chunk: bytes, lossy: Lossy, /) -> None:
         self.write(chunk)

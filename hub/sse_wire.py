@@ -13,7 +13,7 @@ from typing import Any
 
 from .log import Throttled
 from .protocol.backlog import Backlog
-from .registry import Indirect
+from .registry import KeepsAll
 
 __all__ = ["SseWire", "open_sse_wires"]
 
@@ -37,7 +37,7 @@ def _discard(chunk: bytes) -> None:
     """`write` at the end."""
 
 
-class SseWire(Indirect):
+class SseWire(KeepsAll):
     """One answer: `begin` and `write`, then `serve`, which runs until the end; `finish` or `cut` bring that about.
 
     What is written while the client takes everything at once has no limit, what has to wait for it has the budget of a

@@ -82,16 +82,16 @@ def plan(wish: Subscribe, options: ChannelOptions, may: _Permissions) -> Plan:
         tags_filter=_filter(wish.tf, options),
         delta=_delta(wish.delta, options) and positioned,
     )
-    form = replace(form, slow=_slow(options, form))
+    form = replace(form, slow=_slow(options, form, recoverable=recoverable))
     since = StreamPosition(wish.offset, wish.epoch) if wish.recover and recoverable else None
     rejecting = since is not None and bool(wish.flag & REJECT_UNRECOVERED)  # a newcomer has missed nothing
     return Plan(options, form, recoverable, since, rejecting)
 
 
-def _slow(options: ChannelOptions, form: JsonForm) -> SlowPolicy:
-    """Nothing may be left out for who relies on hearing everything; in `cache` mode it is the latest that counts."""
-    positioned = form.positioned and options.force_recovery_mode != "cache"
-    return "disconnect" if positioned or form.delta or form.join_leave else options.slow_policy or "disconnect"
+def _slow(options: ChannelOptions, form: JsonForm, *, recoverable: bool) -> SlowPolicy:
+    """Nothing may be left out for who relies on hearing everything; recovery in `cache` mode wants but the latest."""
+    relies = form.positioned and not (recoverable and options.force_recovery_mode == "cache")
+    return "disconnect" if relies or form.delta or form.join_leave else options.slow_policy or "disconnect"
 
 
 def _filter(wish: Any, options: ChannelOptions) -> tags.TagsFilter | None:

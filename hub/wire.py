@@ -5,13 +5,11 @@ A correct ASGI WebSocket server for any application (`hub.asgi`). On top of that
 freed; from then on frames that arrive reach the handler's callbacks, and ready-made frames are written straight to the
 transport.
 
-`_write` is the state of the outgoing side, swapped rather than tested:
+`write` is the state of the outgoing side, swapped rather than tested, so that a healthy connection pays one call:
 
     _enqueue       before the handshake is answered, and while the client does not read (congested)
     transport.write
     _discard       after our close frame, and after the connection is gone
-
-A fan-out writes to the `descriptor` of a healthy connection itself, as long as the transport's buffer is empty.
 """
 
 from __future__ import annotations
@@ -62,7 +60,6 @@ class HubProtocol(asyncio.Protocol):
         "_closing",
         "_deaf",
         "_early",
-        "_file",
         "_handler",
         "_heard",
         "_held",
@@ -72,12 +69,11 @@ class HubProtocol(asyncio.Protocol):
         "_server",
         "_stall",
         "_transport",
-        "_write",
         "compression",
         "congested",
-        "descriptor",
         "due",
         "session",
+        "write",
     )
 
     def __init__(
@@ -85,10 +81,7 @@ class HubProtocol(asyncio.Protocol):
     ) -> None:
         self._server = wire_server(config, server_state, app_state)
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # from connection_made on
-        self._write: Callable[[bytes], object] = self._enqueue
-        # See `WireServer.tune`; and the same while nothing waits before it. Closed after `connection_lost` only.
-        self._file: int = -1
-        self.descriptor: int = -1
+        self.write: Callable[[bytes], object] = self._enqueue
         # What waits while `write` is `_enqueue`; None until something does.
         self._backlog: Backlog | None = None
         # The ASGI conversation, None once it is over or handed over; then `_handler` gets what arrives.
@@ -121,7 +114,7 @@ class HubProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._file = self._server.tune(self._transport)
+        self._server.tune(self._transport)
         self._server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -152,7 +145,7 @@ class HubProtocol(asyncio.Protocol):
         self.congested = True
         self._server.congested.add(self)
         if not self._closing:
-            self._write, self.descriptor = self._enqueue, -1
+            self.write = self._enqueue
             self._stall = self._transport.get_write_buffer_size()
             self._server.visit(self, self._server.options.slow_timeout)
 
@@ -302,26 +295,13 @@ class HubProtocol(asyncio.Protocol):
 
     # Writing
 
-    def write(self, chunk: bytes) -> None:
-        """See `Wire`."""
-        self._write(chunk)
-        self._open_or_shut()
-
-    def write_rest(self, chunk: bytes, sent: int) -> None:
-        self.write(chunk[sent:])
-
-    def _open_or_shut(self) -> None:
-        """The direct way, by what waits in front of it."""
-        healthy = self._parser is not None and not (self._closing or self.congested)
-        self.descriptor = self._file if healthy and not self._transport.get_write_buffer_size() else -1
-
     @property
     def queued(self) -> int:
         """Bytes that the client has not taken."""
         return self._transport.get_write_buffer_size() + (self._backlog.size if self._backlog else 0)
 
     def offer(self, chunk: bytes, lossy: Lossy) -> None:
-        if self._write != self._enqueue:
+        if self.write != self._enqueue:
             self.write(chunk)
         else:
             self._enqueue(chunk, lossy)
@@ -342,11 +322,11 @@ class HubProtocol(asyncio.Protocol):
             self._transport.write(self._backlog.pop())
         if not self.congested:
             self._backlog = None
-            self._write = self._transport.write
+            self.write = self._transport.write
 
     def _stop_writing(self) -> None:
         self._closing = True
-        self._write, self.descriptor = _discard, -1
+        self.write = _discard
         self._backlog = None
 
     # The end
@@ -427,7 +407,6 @@ class HubProtocol(asyncio.Protocol):
     def _watch(self, since: float = 0.0) -> None:
         """Healthy: the next visit is for a ping. The last one was sent `since` seconds ago."""
         self._pinged = False
-        self._open_or_shut()
         self._server.visit(self, self._server.options.ping_interval - since)
 
     def _check_pong(self) -> None:

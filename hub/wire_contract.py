@@ -32,14 +32,11 @@ class Handler(Protocol):
 class Wire(Protocol):
     """One open WebSocket connection, on whatever server."""
 
-    def write(self, chunk: bytes, /) -> object:
-        """Take ready-made frames; never raises, never waits."""
+    # Takes ready-made frames; never raises, never waits.
+    write: Callable[[bytes], object]
 
-    # See `hub.registry.Writer` for these three.
-    def offer(self, chunk: bytes, lossy: Lossy, /) -> None: ...
-    @property
-    def descriptor(self) -> int: ...
-    def write_rest(self, chunk: bytes, sent: int, /) -> None: ...
+    def offer(self, chunk: bytes, lossy: Lossy, /) -> None:
+        """The same with frames that may be left out if the client reads too slowly."""
 
     # Bits of the window that the client has for compressed messages (`hub.protocol.deflate`), 0 if it takes none.
     compression: int

@@ -137,26 +137,21 @@ class WireServer:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    def tune(self, transport: asyncio.Transport) -> int:
+    def tune(self, transport: asyncio.Transport) -> None:
         """Bound what a connection keeps, and how long it tries, for a client that does not read or has vanished.
-
-        Returns the file descriptor, -1 if what is written to it would not be what the client is sent.
 
         Without the first option, Linux takes 2.8 MB of a stalled client before the transport's buffer shows anything;
         without the second it tries for a quarter of an hour to reach a host that is gone.
         """
         transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
         sock = transport.get_extra_info("socket")
-        if sys.platform != "linux" or sock is None or transport.get_extra_info("sslcontext") is not None:
-            return -1
-        if sock.family not in (socket.AF_INET, socket.AF_INET6):
-            return int(sock.fileno())
+        if sys.platform != "linux" or sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return
         options = self.options
         patience = options.ping_interval + options.ping_timeout + options.slow_timeout
         with contextlib.suppress(OSError):  # a system that only resembles Linux
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, LOW_WATER)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(patience * 1000))
-        return int(sock.fileno())
 
 
 _servers: WeakKeyDictionary[ServerState, WireServer] = WeakKeyDictionary()

@@ -20,7 +20,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
-from .admission import ECHO, RAW, USER, Admission
+from .admission import ECHO, EXPIRE_AT, RAW, USER, Admission
 from .authority import Authority, RoomRights, User
 from .config import Settings, WireOptions
 from .errors import BrokerUnavailable, Disconnect, Disconnects, Error, Errors, InvalidChannel
@@ -274,7 +274,7 @@ class RawEndpoint(_Endpoint):
 def _limited(rights: RoomRights, connection: HTTPConnection) -> RoomRights:
     """A room is open to a client no longer than its user is who he is. Raises TypeError for times that are none."""
     user = connection.scope.get(USER)
-    ends = rights.expire_at, user.expire_at if isinstance(user, User) else 0.0
+    ends = rights.expire_at, connection.scope.get(EXPIRE_AT, 0), user.expire_at if isinstance(user, User) else 0
     return rights._replace(expire_at=min((float(end) for end in ends if end), default=0.0))
 
 

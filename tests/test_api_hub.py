@@ -201,7 +201,7 @@ def test_a_foreign_position(hubs: Pair) -> None:
 
 def test_bytes(hubs: Pair) -> None:
     """Arrive at raw clients as they are."""
-    with hubs.two.websocket_connect("/ws/room") as raw:
+    with hubs.two.websocket_connect(f"/ws/room?token={sign({'sub': 'raw'}, SECRET)}") as raw:
         hubs.call("publish", channel="room", b64data="AP8=")
         assert raw.receive_bytes() == b"\x00\xff"
         hubs.call("publish", channel="room", data="text")

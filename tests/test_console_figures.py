@@ -17,7 +17,7 @@ from hub.errors import InvalidChannel, Refused
 from hub.memory import MemoryBroker
 from hub.protocol.forms import JsonForm
 from hub.protocol.frames import split
-from hub.registry import Indirect
+from hub.registry import KeepsAll
 from tests.support.waiting import eventually
 
 PATIENCE = 20
@@ -31,7 +31,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(console_figures, name, getattr(console_figures, name) / 10)
 
 
-class Listener(Indirect):
+class Listener(KeepsAll):
     """Somebody who looks: a subscriber of the figures."""
 
     id = b""

@@ -11,7 +11,7 @@ from hub import delivery
 from hub.delivery import GATHER, Delivery
 from hub.protocol.forms import RAW
 from hub.protocol.frames import text_frame
-from hub.registry import Channel, Indirect, Registry
+from hub.registry import Channel, KeepsAll, Registry
 from hub.types import Publication
 from tests.support.waiting import eventually
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.both_loops
 SLOW = 0.05
 
 
-class Client(Indirect):
+class Client(KeepsAll):
     """A subscriber that costs processor time; `writes` has the bytes, `times` when they came."""
 
     id = b""

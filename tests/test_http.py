@@ -313,6 +313,7 @@ async def test_other_upgrades_with_a_body_are_refused(server: Server) -> None:
         pytest.param(b"GET /", b"", b"101", id="ordinary"),
         pytest.param(b"GET /", b"Cookie: " + b"c" * 20_000 + b"\r\n", b"101", id="long"),
         pytest.param(b"GET /", b"Content-Length: 0\r\n", b"101", id="no-body"),
+        pytest.param(b"GET /", b"X-Name: a \t\r\n", b"101", id="white-space"),
         pytest.param(b"GET /", b"Content-Length: 5\r\n", b"400", id="body"),
         pytest.param(b"GET /", b"Transfer-Encoding: chunked\r\n", b"400", id="chunked"),
         pytest.param(b"GET /", b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", b"400", id="two-keys"),

@@ -13,11 +13,11 @@ from hub.hub import HubCore, publication_of
 from hub.memory import MemoryBroker
 from hub.protocol.envelope import encode
 from hub.protocol.frames import binary_frame, text_frame
-from hub.registry import Indirect
+from hub.registry import KeepsAll
 from hub.types import DataKind, Publication
 
 
-class Client(Indirect):
+class Client(KeepsAll):
     """A subscriber whose connection is a list of writes."""
 
     def __init__(self, id_: bytes = b"") -> None:

@@ -31,7 +31,7 @@ from hub.plain import PlainWire
 from hub.protocol.backlog import Lossy
 from hub.protocol.forms import RAW, Form, JsonForm
 from hub.protocol.frames import boundaries
-from hub.registry import Indirect
+from hub.registry import KeepsAll
 from hub.types import DataKind, Membership, Publication
 from tests.support.positions import KEPT, Hearer, MemoryFeed, say
 from tests.support.uvicorn_server import serving
@@ -231,7 +231,7 @@ async def test_a_slow_client_of_another_server() -> None:
 # Messages
 
 
-class Listener(Indirect):
+class Listener(KeepsAll):
     """A subscriber whose connection is a list of writes."""
 
     def __init__(self, id_: bytes) -> None:

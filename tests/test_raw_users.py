@@ -7,13 +7,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
+import jwt
 import pytest
 import websockets
+from cryptography.hazmat.primitives.asymmetric import rsa
 from fastapi import Depends, FastAPI
 from starlette.requests import HTTPConnection
 
 from hub import Hub, Settings, User
 from hub.tokens import sign
+from tests.support.redis import free_port
 from tests.support.uvicorn_server import serving
 
 SECRET = "a secret of at least thirty-two bytes"
@@ -22,7 +25,7 @@ Me = Annotated[User | None, Depends(Hub.user)]
 
 
 def token(secret: str = SECRET, **claims: Any) -> str:
-    return sign({"sub": "7", "exp": int(time.time()) + 60, **claims}, secret)
+    return sign({"sub": "7", "exp": int(time.time()) + 86400, **claims}, secret)
 
 
 def keyed(**settings: Any) -> Hub:
@@ -86,6 +89,19 @@ async def test_where_anonymous_clients_may_connect(query: str, room: str, got: i
     assert await outcome(hub, query, room) == got
 
 
+@pytest.mark.parametrize("open_to", ["allow_anonymous_connect_without_token", "client_insecure"])
+async def test_who_has_closed_rooms_keeps_them_closed(open_to: str) -> None:
+    """A key beside the static token lets nobody in who shows nothing."""
+    assert await outcome(keyed(token="password", **{open_to: True}), "") == 4401
+
+
+async def test_while_the_keys_cannot_be_had() -> None:
+    """It is the key set's fault and not the token's, so the client may try again."""
+    hub = Hub(Settings.load(drain=0, token_jwks_public_endpoint=f"http://127.0.0.1:{free_port()}/jwks"))
+    other = jwt.encode({"sub": "7"}, rsa.generate_private_key(65537, 2048), "RS256", headers={"kid": "1"})
+    assert await outcome(hub, f"token={other}") == 1013
+
+
 async def test_without_a_key_nothing_is_verified() -> None:
     """There is nothing to verify it with, and nobody asked for it."""
     assert await outcome(Hub(Settings.load(drain=0)), "token=nonsense") == "hi"
@@ -103,9 +119,10 @@ async def test_the_application_comes_first() -> None:
     assert await outcome(hub, f"token={token()}") == 4401
 
 
-async def test_it_ends_with_the_token() -> None:
-    """No longer than its user is who he is."""
-    async with joined(keyed(), f"token={token(exp=time.time() + 1.5)}") as client:
+@pytest.mark.parametrize("user", ["7", ""])
+async def test_it_ends_with_the_token(user: str) -> None:
+    """No longer than its user is who he is, or the token of an anonymous one good."""
+    async with joined(keyed(), f"token={token(sub=user, exp=time.time() + 1.5)}") as client:
         with pytest.raises(websockets.ConnectionClosed) as closed:
             await client.recv()
         assert closed.value.rcvd is not None

@@ -243,8 +243,10 @@ class Chaos:
         await eventually(self._at_rest)
 
     def _at_rest(self) -> bool:
-        stream = self._hub.registry.channels[CHANNEL].stream
-        return stream is not None and stream.live and self.truth.get(stream.position) == self._said
+        channel = self._hub.registry.channels[CHANNEL]
+        stream = channel.stream
+        current = stream is not None and stream.live and self.truth.get(stream.position) == self._said
+        return current and not channel.pending
 
     async def _say(self) -> None:
         self._said += 1

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from hub.registry import Indirect, Registry
+from hub.registry import KeepsAll, Registry
 
 
-class Client(Indirect):
+class Client(KeepsAll):
     """A subscriber that is written to by nobody."""
 
     def __init__(self) -> None:

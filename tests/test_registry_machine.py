@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from hub.protocol.forms import RAW, Event, Form, JsonForm
-from hub.registry import Channel, Indirect, Registry
+from hub.registry import Channel, KeepsAll, Registry
 from hub.types import Membership, Publication
 
 
-class Wire(Indirect):
+class Wire(KeepsAll):
     """Takes anything."""
 
     def __init__(self) -> None:

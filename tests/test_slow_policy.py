@@ -149,6 +149,11 @@ async def test_raw_rooms(policy: SlowPolicy | None, ended: bool) -> None:
         ({"slow_policy": "drop_oldest", "allow_positioning": True, **KEPT}, {}, "drop_oldest"),
         ({"slow_policy": "drop_oldest", "allow_positioning": True, **KEPT}, {"positioned": True}, "disconnect"),
         ({"slow_policy": "drop_oldest", "allow_recovery": True, **KEPT}, {"recoverable": True}, "disconnect"),
+        (
+            {"slow_policy": "drop_oldest", "allow_positioning": True, "force_recovery_mode": "cache", **KEPT},
+            {"positioned": True},
+            "disconnect",
+        ),
         ({"slow_policy": "drop_oldest", "join_leave": True}, {"join_leave": True}, "disconnect"),
         (
             {"slow_policy": "keep_latest", "force_recovery": True, "force_recovery_mode": "cache", **KEPT},

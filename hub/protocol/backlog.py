@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import deque
 from typing import NamedTuple
 
 from ..types import SlowPolicy
@@ -18,70 +18,98 @@ class Lossy(NamedTuple):
     policy: SlowPolicy
 
 
+class _Droppable:
+    """A chunk that may be taken back; empty from then on. `channel` if it gives way to the next one of that."""
+
+    __slots__ = ("channel", "chunk")
+
+    def __init__(self, chunk: bytes, channel: str | None) -> None:
+        self.chunk = chunk
+        self.channel = channel
+
+
 class Backlog:
     """Chunks of whole frames, at most `budget` bytes of them.
 
-    A chunk is what one channel delivered in one tick, or a reply. What is not `Lossy` is never dropped. Beyond the
-    budget the oldest of what is makes room; of a channel with `keep_latest` the frame that came last is all that ever
-    waits. The newest frame is never dropped.
+    A chunk is what one channel delivered in one tick, or a reply. Beyond the budget the oldest chunks of channels with
+    `drop_oldest` make room; of a channel with `keep_latest` the frame that came last is all that ever waits. Nothing
+    else is dropped, nor the newest frame.
     """
 
-    __slots__ = ("_budget", "_chunks", "_droppable", "_number", "dropped", "size")
+    __slots__ = ("_budget", "_chunks", "_gone", "_latest", "_oldest", "dropped", "size")
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
-        # By the channel where one takes the place of the other, else by a number.
-        self._chunks: OrderedDict[str | int, bytes] = OrderedDict()
-        self._number = 0
-        # Keys of those that may be dropped, the oldest first.
-        self._droppable: OrderedDict[str | int, None] = OrderedDict()
+        self._chunks: deque[bytes | _Droppable] = deque()
+        # Of channels with `drop_oldest`, in order; and of those with `keep_latest`.
+        self._oldest: deque[_Droppable] = deque()
+        self._latest: dict[str, _Droppable] = {}
+        # How many of `_chunks` were taken back.
+        self._gone = 0
         # Bytes that wait.
         self.size: int = 0
         # Frames thrown away so far.
         self.dropped: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self._chunks)
+        return bool(self.size)
 
     def push(self, chunk: bytes, lossy: Lossy | None = None) -> bool:
         """Keep `chunk`; false if the client is to be disconnected instead, because there is no room."""
         if lossy is None or lossy.policy == "disconnect":
             return self._make_room(chunk) and self._keep(chunk)
-        if lossy.policy == "keep_latest":
-            self._drop(lossy.channel)
+        channel = lossy.channel if lossy.policy == "keep_latest" else None
+        if channel is not None:
+            self._drop(self._latest.get(channel))
             chunk = self._newest(chunk, 0)
         if not self._make_room(chunk):
             chunk = self._newest(chunk, self._budget - self.size)
             if self.size and self.size + len(chunk) > self._budget:
                 return False
-        return self._keep(chunk, lossy)
+        return self._keep(chunk, _Droppable(chunk, channel))
 
     def pop(self) -> bytes:
-        """The oldest chunk. Raises KeyError if there is none."""
-        key, chunk = self._chunks.popitem(last=False)
-        self._droppable.pop(key, None)
-        self.size -= len(chunk)
-        return chunk
+        """The oldest chunk. Raises IndexError if there is none."""
+        while True:
+            first = self._chunks.popleft()
+            chunk = first if isinstance(first, bytes) else self._take(first)
+            if chunk:
+                self.size -= len(chunk)
+                return chunk
+            self._gone -= 1
 
-    def _keep(self, chunk: bytes, lossy: Lossy | None = None) -> bool:
-        self._number += 1
-        key = lossy.channel if lossy is not None and lossy.policy == "keep_latest" else self._number
-        self._chunks[key] = chunk
+    def _keep(self, chunk: bytes, droppable: _Droppable | None = None) -> bool:
+        self._chunks.append(droppable or chunk)
         self.size += len(chunk)
-        if lossy is not None:
-            self._droppable[key] = None
+        if droppable is not None and droppable.channel is not None:
+            self._latest[droppable.channel] = droppable
+        elif droppable is not None:
+            self._oldest.append(droppable)
         return True
 
     def _make_room(self, chunk: bytes) -> bool:
-        while self.size + len(chunk) > self._budget and self._droppable:
-            self._drop(next(iter(self._droppable)))
+        while self.size + len(chunk) > self._budget and self._oldest:
+            self._drop(self._oldest[0])
         return self.size + len(chunk) <= self._budget
 
-    def _drop(self, key: str | int) -> None:
-        chunk = self._chunks.pop(key, b"")
-        self._droppable.pop(key, None)
+    def _drop(self, droppable: _Droppable | None) -> None:
+        if droppable is None:
+            return
+        chunk = self._take(droppable)
         self.size -= len(chunk)
         self.dropped += sum(1 for _ in boundaries(chunk))
+        self._gone += 1
+        if self._gone > len(self._chunks) / 2:
+            self._chunks = deque(chunk for chunk in self._chunks if isinstance(chunk, bytes) or chunk.chunk)
+            self._gone = 0
+
+    def _take(self, droppable: _Droppable) -> bytes:
+        chunk, droppable.chunk = droppable.chunk, b""
+        if chunk and droppable.channel is not None:
+            del self._latest[droppable.channel]
+        elif chunk:
+            self._oldest.popleft()  # both are in order
+        return chunk
 
     def _newest(self, chunk: bytes, room: int) -> bytes:
         """The last frames of `chunk` for which there is room, at least one."""

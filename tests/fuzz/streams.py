@@ -11,7 +11,7 @@ from uvicorn.config import Config
 from websockets.datastructures import Headers
 
 from hub.errors import Disconnect
-from hub.handshake import answer, http_response, websocket_scope
+from hub.handshake import answer, http_response, request_in, websocket_scope
 from hub.protocol import frames
 from hub.protocol.deflate import LEAST, TAIL, InflatingParser, pack
 from hub.protocol.frames import FrameError, FrameParser, Opcode
@@ -211,7 +211,8 @@ TRANSPORT = asyncio.Transport({"socket": _Socket()})
 
 def handshake(data: bytes) -> list[str]:
     """A request, from its first line to the empty one; there is an answer to any, and an upgrade only to a good one."""
-    request, response, bits = answer(data, CONFIG, compression=True)
+    request = request_in(data)
+    response, bits = answer(request, CONFIG, compression=True)
     refused = http_response(response.status_code, Headers(response.headers), bytes(response.body or b""))
     assert refused.startswith(b"HTTP/1.1 %d " % response.status_code)
     assert refused.count(b"\r\n\r\n") >= 1

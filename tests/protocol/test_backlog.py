@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,7 +64,7 @@ def test_empty() -> None:
     """An empty backlog is false and has nothing to give."""
     backlog = Backlog(1)
     assert not backlog
-    with pytest.raises(KeyError):
+    with pytest.raises(IndexError):
         backlog.pop()
 
 
@@ -122,12 +124,26 @@ def test_a_message_larger_than_the_budget() -> None:
     assert backlog.dropped == 1
 
 
+def test_the_latest_is_not_dropped_for_others() -> None:
+    """Nobody would tell the client that its price is old: so what has no room beside it ends the connection."""
+    backlog = Backlog(100)
+    assert backlog.push(frame("price" * 10), LATEST)
+    for number in range(20):
+        assert backlog.push(frame(f"line {number}"), OLDEST)
+    assert drain(backlog)[0] == frame("price" * 10)
+    assert backlog.push(frame("price" * 10), LATEST)
+    assert not backlog.push(frame("reply" * 11))
+
+
 def test_nothing_stays_behind() -> None:
     """However long a client is slow, its tables have the size of what waits."""
     backlog = Backlog(1000)
-    for number in range(1000):
-        backlog.push(frame("a"), Lossy(f"{number % 3}", "keep_latest"))
-        backlog.push(frame("b"), OLDEST)
-        backlog.pop()
-    drain(backlog)
-    assert not backlog._droppable
+    assert backlog.push(frame("a reply that stands in front"))
+    for number in range(5000):
+        assert backlog.push(frame("a"), Lossy(f"{number % 3}", "keep_latest"))
+        assert backlog.push(frame("b"), OLDEST)
+        assert len(backlog._chunks) < 1000
+    assert len(backlog._latest) == 3
+    drained = [backlog.pop() for _ in range(1000) if backlog]
+    assert sum(map(len, drained)) <= 1000
+    assert (backlog._chunks, backlog._oldest, backlog._latest, backlog._gone) == (deque(), deque(), {}, 0)

@@ -25,7 +25,7 @@ from hub.protocol.forms import RAW
 from hub.protocol.frames import split
 from hub.protocol.replies import SubscribeResult
 from hub.pubsub import RedisBroker
-from hub.registry import Indirect
+from hub.registry import KeepsAll
 from hub.subscription import plan, subscribe
 from hub.types import DataKind, HistoryPage, Publication, StreamPosition
 
@@ -208,7 +208,7 @@ def _payload(number: int) -> bytes:
     return envelope.encode(Publication(b"%d" % number, DataKind.JSON))
 
 
-class Hearer(Indirect):
+class Hearer(KeepsAll):
     """A subscriber of `CHANNEL`. Publications are numbers; `heard` has those of the subscribe result too."""
 
     id = b""

@@ -16,7 +16,7 @@ from hub.errors import Disconnect
 from hub.handlers import HANDLERS
 from hub.memory import MemoryBroker
 from hub.protocol.frames import split
-from hub.registry import Indirect
+from hub.registry import KeepsAll
 from hub.tokens import sign
 
 SECRET = "a secret of at least thirty-two bytes"
@@ -39,7 +39,7 @@ class Gated(MemoryBroker):
         return self._confirm()
 
 
-class FakeWire(Indirect):
+class FakeWire(KeepsAll):
     """A connection that keeps what is written to it. It tells of its end at once, or when the test says so."""
 
     def __init__(self, *, at_once: bool = True) -> None:
