@@ -54,6 +54,10 @@ class _DeflateOffers(ServerExtensionFactory):
 
 _OFFERS = (_DeflateOffers(),)
 
+# Fields that are lists, which are parsed item by item; and their bytes in all. 60 KB would hold everybody up for 0.1 s.
+_LISTS = ("Connection", "Upgrade", "Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol")
+MAX_LISTS = 8192
+
 
 class Answer(NamedTuple):
     """To a handshake."""
@@ -83,6 +87,8 @@ def answer(request: Request | None, config: Config, *, compression: bool = False
     """Answer a request; compression may be agreed on or not."""
     if request is None:
         return Answer(Response(400, "Bad Request", Headers(), b"The WebSocket handshake is malformed.\n"))
+    if sum(len(value) for name in _LISTS for value in request.headers.get_all(name)) > MAX_LISTS:
+        return Answer(Response(400, "Bad Request", Headers(), b"The WebSocket handshake's lists are too long.\n"))
     protocol = ServerProtocol(logger=_log, extensions=_OFFERS if compression else None)
     response = protocol.accept(request)
     for name, value in config.encoded_headers:

@@ -156,6 +156,17 @@ def test_an_offer_that_cannot_be_parsed() -> None:
     assert b"Sec-WebSocket-Extensions" in bytes(response.body or b"")
 
 
+@pytest.mark.parametrize("name", ["Connection", "Upgrade", "Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"])
+def test_lists_have_a_limit(name: str) -> None:
+    """In one field or in many; what is not parsed may be long."""
+    part = (name.lower().encode(), b"a," * 1000 + b"a")
+    fields = [(key.lower(), value) for key, value in GOOD.items()]
+    response, _ = answer(request_of(b"/", [*fields, *[part] * 5]), configured())
+    assert (response.status_code, response.body) == (400, b"The WebSocket handshake's lists are too long.\n")
+    long = [(b"cookie", b"c" * 60_000), (b"authorization", b"a" * 3000)]
+    assert answer(request_of(b"/", fields + long), configured()).response.status_code == 101
+
+
 def test_a_request_that_was_parsed_before() -> None:
     """What the HTTP class has read by then is the same request."""
     url, fields = b"/a%20b?c=%31", [(b"host", b"h"), (b"x", b"caf\xe9"), (b"cookie", b"a=b"), (b"cookie", b"c=d")]
