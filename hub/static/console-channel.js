@@ -47,6 +47,7 @@ export class ChannelView {
     sub.on("subscribing", ({ reason }) => this.say(`interrupted: ${reason}`));
     sub.on("unsubscribed", ({ code, reason }) => code && this.say(`not heard: ${reason}`));
     sub.on("publication", (publication) => sub === this.sub && this.hear(publication));
+    this.say("subscribing");
     this.readPresence();
   }
 
