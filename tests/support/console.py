@@ -16,7 +16,7 @@ PATIENCE = 20_000
 
 Open = Callable[..., Awaitable[Page]]
 # That nobody is logged in yet is said by the browser itself; so is a server that is away.
-_USUAL = ("401", "WebSocket connection to", "net::ERR_")
+_USUAL = ("401", "429", "WebSocket connection to", "net::ERR_")
 
 
 @pytest_asyncio.fixture(loop_scope="module")
