@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 from starlette.requests import HTTPConnection
 
+from .admission import USER
 from .config import Settings
 from .errors import Disconnects, Ended, Error, Errors, InvalidChannel, Refused
 from .log import Throttled
@@ -65,10 +66,11 @@ class Principal:
     # What the application's function returned.
     known: User | None = field(default=None, compare=False)
 
-    def remember(self, connection: HTTPConnection) -> None:
+    def remembered(self, connection: HTTPConnection) -> Principal:
         """For functions of typed channels (`hub.typed.dependencies`)."""
         if self.known is not None:
-            connection.scope["hub.user"] = self.known
+            connection.scope[USER] = self.known
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,9 +198,7 @@ class Authority:
     async def connect(self, connection: HTTPConnection, token: str) -> Principal:
         """Who it is. Raises Refused or Ended."""
         if self.hooks.authenticate is not None:
-            principal = self._admitted(await self._ask(self.hooks.authenticate, connection, token))
-            principal.remember(connection)
-            return principal
+            return self._admitted(await self._ask(self.hooks.authenticate, connection, token)).remembered(connection)
         if self._is_static(token or connection.query_params.get("token", "")):
             return Principal()
         if token:
@@ -217,9 +217,7 @@ class Authority:
             raise Ended(Disconnects.EXPIRED) from None
         if principal.user != user:
             raise Ended(Disconnects.INVALID_TOKEN)
-        if connection is not None:
-            principal.remember(connection)
-        return principal
+        return principal.remembered(connection) if connection is not None else principal
 
     async def _verify_again(self, connection: HTTPConnection | None, token: str) -> Principal:
         if self.hooks.authenticate is None:

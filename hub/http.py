@@ -276,7 +276,7 @@ class HubHttpProtocol(HttpToolsProtocol):
                 cast(asyncio.Protocol, self.transport.get_protocol()).data_received(rest)
 
     def handle_websocket_upgrade(self) -> None:
-        """As in uvicorn, which writes the request anew for the other class to parse: a tenth of what a client costs."""
+        """As in uvicorn, which writes the request anew for the other class to parse."""
         ordinary = self.scope["method"] == "GET" and self.url.isascii() and not self._has_body()
         if self.ws_protocol_class is not HubProtocol or not ordinary:
             super().handle_websocket_upgrade()

@@ -16,7 +16,6 @@ from .errors import Disconnect, Disconnects
 from .log import Throttled, extra_of
 from .protocol.backlog import Backlog, Lossy
 from .protocol.frames import Opcode, split
-from .registry import KeepsAll
 from .wire_contract import Handler
 
 __all__ = ["PlainWire", "dropped_messages", "open_wires"]
@@ -46,7 +45,7 @@ def _discard(chunk: bytes) -> None:
     """`write` at the end."""
 
 
-class PlainWire(KeepsAll):
+class PlainWire:
     """One connection. Implements `hub.wire.Wire`; only data frames may be written."""
 
     __slots__ = (

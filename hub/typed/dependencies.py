@@ -24,13 +24,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import HTTPConnection
 
+from ..admission import USER
 from ..authority import Asker, User, as_python
 from ..errors import ConfigError, Error, Errors, Refused
 
 __all__ = ["Event", "Function", "body_parameter", "event", "is_solved", "signature_of", "user"]
 
 # Of an event's scope.
-EVENT, MESSAGE, USER = "hub.event", "hub.message", "hub.user"
+EVENT, MESSAGE = "hub.event", "hub.message"
 # Statuses that say that the same may succeed later.
 TEMPORARY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 EMPTY = inspect.Parameter.empty
