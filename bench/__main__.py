@@ -37,7 +37,7 @@ GUARD = Plan(sockets=200, seconds=1.0, warm_up=0.3, idle=500, warm_connections=2
 SPARE_FILES = 100
 CONTENDERS = SERVERS | PEERS | VARIANTS
 # Of `make bench`.
-USUAL = ("window-1", "window-32", "connections")
+USUAL = ("window-1", "window-32", "endpoints", "connections")
 
 # Scenario and server of each.
 Runs = list[tuple[str, str]]

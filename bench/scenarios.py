@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from .endpoints import endpoints
 from .fan_out import connections, fan_out, half_load, payloads, presence
 from .plan import Figures, Plan
 from .servers import Server
@@ -25,6 +26,7 @@ class Scenario:
 SCENARIOS: dict[str, Scenario] = {
     "window-1": Scenario(partial(fan_out, window=1)),
     "window-32": Scenario(partial(fan_out, window=32)),
+    "endpoints": Scenario(endpoints, ("channels-pair",)),
     "connections": Scenario(connections),
     "half-load": Scenario(half_load, ("hub", "channels", "tutorial")),
     "publish": Scenario(publish, ("publish-hub", "publish-redis-py")),

@@ -32,31 +32,25 @@ class PendingReply(NamedTuple):
     future: asyncio.Future[Any]
 
 
-class PendingReplies:
+class PendingReplies(list[PendingReply]):
     """In the order of their commands, which is the order in which Redis answers.
 
     What Redis answers in one go becomes due in one go: so it can be one write, and one callback of the event loop.
     """
 
-    __slots__ = ("_waiting",)
-
-    def __init__(self) -> None:
-        self._waiting: list[PendingReply] = []
-
-    def __len__(self) -> int:
-        return len(self._waiting)
+    __slots__ = ()
 
     def add(self, pending: PendingReply, on_due: Callable[[list[PendingReply]], None]) -> None:
         """`on_due` gets it, with those behind it that are done too; it is the same for all of a client."""
-        self._waiting.append(pending)
-        if len(self._waiting) == 1:
+        self.append(pending)
+        if len(self) == 1:
             pending.future.add_done_callback(partial(self._on_done, on_due))
 
     def _on_done(self, on_due: Callable[[list[PendingReply]], None], _: asyncio.Future[Any]) -> None:
-        count = next((at for at, pending in enumerate(self._waiting) if not pending.future.done()), len(self._waiting))
-        due, self._waiting = self._waiting[:count], self._waiting[count:]
-        if self._waiting:
-            self._waiting[0].future.add_done_callback(partial(self._on_done, on_due))
+        count = next((at for at, pending in enumerate(self) if not pending.future.done()), len(self))
+        due, self[:] = self[:count], self[count:]
+        if self:
+            self[0].future.add_done_callback(partial(self._on_done, on_due))
         on_due(due)
 
 

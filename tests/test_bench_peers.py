@@ -79,11 +79,12 @@ def test_publishing_is_counted_at_redis(redis_binary: str, tmp_path: Path) -> No
 
 
 def test_without_peers_the_usual_is_run() -> None:
-    """Three scenarios on four servers; what is mentioned replaces what is usual."""
+    """Three scenarios on four servers, and one on its own; what is mentioned replaces what is usual."""
+    servers = ("hub", "hub-long", "channels", "tutorial")
     assert program.chosen((), peers=False) == [
-        (scenario, name)
-        for scenario in ("window-1", "window-32", "connections")
-        for name in ("hub", "hub-long", "channels", "tutorial")
+        *((scenario, name) for scenario in ("window-1", "window-32") for name in servers),
+        ("endpoints", "channels-pair"),
+        *(("connections", name) for name in servers),
     ]
     assert program.chosen(("window-1", "hub", "nchan"), peers=False) == [("window-1", "hub"), ("window-1", "nchan")]
     assert program.chosen(("recovery",), peers=False) == [("recovery", "channels-pair")]

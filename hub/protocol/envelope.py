@@ -15,7 +15,9 @@ can share a Redis during a rolling upgrade (what a worker does not know it count
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
+from functools import lru_cache
 
 import msgspec
 
@@ -24,9 +26,14 @@ from ..types import DataKind, Membership, Publication
 __all__ = ["decode", "encode", "is_json_object", "membership", "positioned"]
 
 _KINDS = {int(kind): kind for kind in DataKind}
+_BINARY, _JSON = DataKind.BINARY, DataKind.JSON
 _META, _DELTA, _TRACE, _POSITION, _JOIN, _LEAVE = b"mdxp+-"
 _tags_decoder = msgspec.json.Decoder(dict[str, str])
 _read_over = msgspec.json.Decoder(msgspec.Raw).decode
+_size_at = struct.Struct(">I").unpack_from
+# Publishers that are not looked through again, because most publications come from one of them; and the length of a
+# ClientInfo, above which it is not worth its memory.
+REMEMBERED, SHORT = 1024, 512
 
 NOT_OURS = "not a publication of this hub"
 
@@ -101,9 +108,9 @@ def _decode_rich(payload: bytes, start: int, offset: int = 0, epoch: str = "", b
     tags: Mapping[str, str] | None = None
     if payload.startswith(b"m", start):
         info, start = _take(payload, start + 1)
-        raw_tags, start = _take(payload, start)
         if info:
-            _check_object(info)
+            (_check_once if len(info) <= SHORT else _check_object)(info)
+        raw_tags, start = _take(payload, start)
         if raw_tags:
             tags = _decode_tags(raw_tags)
     if payload.startswith(b"d", start):
@@ -123,13 +130,14 @@ def _decode_trace(payload: bytes, at: int) -> tuple[str, int]:
 def _decode_plain(payload: bytes, at: int) -> tuple[bytes, DataKind, bytes]:
     """The data, its kind, and who is excluded."""
     start = at + 2
-    if len(payload) < start or payload[at] not in _KINDS or len(payload) < start + payload[at + 1]:
+    if len(payload) < start or len(payload) < (end := start + payload[at + 1]):
         raise ValueError(NOT_OURS)
-    kind, end = _KINDS[payload[at]], start + payload[at + 1]
+    if (kind := _KINDS.get(payload[at])) is None:
+        raise ValueError(NOT_OURS)
     data = payload[end:]
-    if kind is not DataKind.BINARY and not data.isascii():
+    if kind is not _BINARY and not data.isascii():
         data.decode()  # a text frame that is not UTF-8 would make every browser drop its connection
-    if kind is DataKind.JSON:
+    if kind is _JSON:
         _check_json(data)
     return data, kind, payload[start:end]
 
@@ -146,6 +154,9 @@ def _check_object(data: bytes) -> None:
     if not data.startswith(b"{"):
         raise ValueError(NOT_OURS)
     _check_json(data)
+
+
+_check_once = lru_cache(REMEMBERED)(_check_object)
 
 
 def _check_json(data: bytes) -> None:
@@ -165,8 +176,11 @@ def _sized(part: bytes) -> bytes:
 
 
 def _take(payload: bytes, start: int) -> tuple[bytes, int]:
-    size = int.from_bytes(payload[start : start + 4], "big")
-    end = start + 4 + size
+    try:
+        (size,) = _size_at(payload, start)
+    except struct.error:
+        raise ValueError(NOT_OURS) from None
+    begin, end = start + 4, start + 4 + size
     if len(payload) < end:
         raise ValueError(NOT_OURS)
-    return payload[start + 4 : end], end
+    return payload[begin:end], end
