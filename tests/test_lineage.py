@@ -39,3 +39,17 @@ def test_a_silent_fork(epoch: str) -> None:
     """After something that is gone nothing may follow that is there."""
     heard = {Place("e", 4): "p:4:0", Place("e", 5): "p:5:0"}
     assert judged(heard, Line(epoch, {4: "q:1:0", 5: "p:5:0"})) == {"silent fork"}
+
+
+@pytest.mark.parametrize(("told", "verdict"), [(True, set()), (False, {"silent fork"})])
+def test_a_client_that_was_told(told: bool, verdict: set[str]) -> None:
+    """By a worker that has never heard of the channel, before the new server had taken anything: nothing else tells."""
+    fork = Fork()
+    fork.accept("news", Place("e", 5), "p:5:0")
+    fork.accept("news", Place("e", LEAPT), "p:9:0")
+    fork.hear("ann", "news", Place("e", 5), "p:5:0")
+    if told:
+        fork.tell("ann", "news")
+    fork.hear("ann", "news", Place("e", LEAPT), "p:9:0")
+    fork.judge_by({"news": Line("e", {4: "p:4:0", LEAPT: "p:9:0"})})
+    assert {violation.partition(":")[0] for violation in map(str, fork.violations)} == verdict

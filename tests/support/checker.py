@@ -314,6 +314,7 @@ class Checker:
             self._on_recovered(channel, position, result)
         else:
             self.events["told"] += position is not None
+            self._ledger.tell(self.name, channel)
             self.stretches[channel].append(Stretch(result.epoch, result.offset, result.offset))
         for publication in result.publications:
             self._hear(channel, publication)

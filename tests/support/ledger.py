@@ -94,6 +94,9 @@ class Ledger:
         self.deliveries += 1
         self.slowest = max(self.slowest, time.monotonic() - sent_at(text))
 
+    def tell(self, who: str, channel: str) -> None:
+        """A client was told that it may lack something: what it hears next need not follow what it has heard."""
+
     # Judging
 
     def judge(self) -> None:

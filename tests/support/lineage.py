@@ -48,8 +48,8 @@ class Fork(Ledger):
         super().__init__()
         # By channel, what was accepted, whatever became of it.
         self.taken: defaultdict[str, set[str]] = defaultdict(set)
-        # By client and channel, in order.
-        self.sequences: defaultdict[tuple[str, str], list[tuple[Place, str]]] = defaultdict(list)
+        # By client and channel, in order: stretches, in which each publication seemed to be the next.
+        self.stretches: defaultdict[tuple[str, str], list[list[tuple[Place, str]]]] = defaultdict(lambda: [[]])
         # When each client has heard something for the last time.
         self.heard_at: dict[str, float] = {}
 
@@ -58,19 +58,26 @@ class Fork(Ledger):
         self.taken[channel].add(text)
 
     def hear(self, who: str, channel: str, place: Place, text: str) -> None:
-        self.sequences[who, channel].append((place, text))
+        stretches = self.stretches[who, channel]
+        before = stretches[-1][-1][0] if stretches[-1] else None
+        if before is not None and (place.epoch != before.epoch or not follows(place.offset, before.offset)):
+            stretches.append([])
+        stretches[-1].append((place, text))
         self.heard_at[who] = time.monotonic()
         self.deliveries += 1
 
+    def tell(self, who: str, channel: str) -> None:
+        self.stretches[who, channel].append([])
+
     def judge_by(self, lines: dict[str, Line]) -> None:
         """`lines`: by channel, what stands there in the end."""
-        for (who, channel), heard in self.sequences.items():
-            texts = [text for _, text in heard]
+        for (who, channel), stretches in self.stretches.items():
+            texts = [text for stretch in stretches for _, text in stretch]
             if len(set(texts)) < len(texts):
                 self.violation("duplicated", f"{who} heard something of {channel} twice")
             if invented := set(texts) - self.taken[channel] - self.doubtful[channel]:
                 self.violation("invented", f"{who} heard {invented} in {channel}")
-            for stretch in _stretches(heard):
+            for stretch in filter(None, stretches):
                 self._judge_stretch(f"{who} in {channel}", stretch, lines[channel])
 
     def lost_in(self, lines: dict[str, Line]) -> int:
@@ -88,18 +95,6 @@ class Fork(Ledger):
                 self.violation("silent fork", f"{where}: {place} {text!r} follows what is lost")
                 return
             gone = gone or not is_there
-
-
-def _stretches(heard: list[tuple[Place, str]]) -> list[list[tuple[Place, str]]]:
-    """Publications each of which seemed to be the next."""
-    found: list[list[tuple[Place, str]]] = []
-    before = None
-    for place, text in heard:
-        if before is None or place.epoch != before.epoch or not follows(place.offset, before.offset):
-            found.append([])
-        found[-1].append((place, text))
-        before = place
-    return found
 
 
 def line_of(client: redis.Redis, channel: str) -> Line:
