@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from starlette.requests import HTTPConnection
 
 from .config import Settings
-from .errors import Disconnect, Disconnects, Ended, table
+from .errors import Disconnect, Disconnects, Ended, Refused, table
 from .log import Throttled
 
 __all__ = [
@@ -127,10 +127,9 @@ class Admission:
         return disconnect
 
     def is_known(self, connection: HTTPConnection) -> bool:
-        """Whether an admitted connection has shown the static token, or is a user, or what the authenticator let in."""
-        if self.authenticator is None and self._by_signed_token is not None:
-            return USER in connection.scope or self._shows_static(connection)
-        return self._token is not None or self.authenticator is not None
+        """Whether an admitted connection is a user's, or has shown the static token."""
+        user = getattr(connection.scope.get(USER), "id", "")
+        return bool(user) or (self.authenticator is None and self._shows_static(connection))
 
     def _is_full(self) -> bool:
         return bool(self._limit) and self.connections >= self._limit
@@ -161,6 +160,8 @@ class Admission:
             answer = await judge(connection, token)
         except Ended as ended:
             return ended.disconnect
+        except Refused as refused:
+            return Disconnects.UNVERIFIED if refused.error.temporary else Disconnects.UNAUTHORIZED
         if answer and not isinstance(answer, bool):
             connection.scope[USER] = answer
         return None if answer else Disconnects.UNAUTHORIZED

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 from starlette.requests import HTTPConnection
 
-from .admission import USER
+from .admission import USER, Authenticator
 from .config import Settings
 from .errors import Disconnects, Ended, Error, Errors, InvalidChannel, Refused
 from .log import Throttled
@@ -142,9 +142,6 @@ class _RawAsker:
 
     def send(self, data: Any) -> None:
         """It knows no messages."""
-
-
-Authenticator = Callable[[HTTPConnection, str | None], Awaitable["bool | User | None"]]
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from starlette.routing import Route, WebSocketRoute
 from .admission import Admission
 from .api import api_router
 from .asyncapi import AsyncApi
-from .authority import Asker, Authenticator, Authority
+from .authority import Asker, Authority
 from .broker import Broker
 from .channel_ws import ChannelEndpoint
 from .client import Context
@@ -41,6 +41,7 @@ from .raw_users import by_signed_token
 from .siblings import Siblings
 from .sse import SseEndpoint
 from .tracing import Tracing
+from .typed.authentication import authentication
 from .typed.hub import TypedHub
 from .watchdog import Watchdog
 from .wire_server import OPTIONS_STATE
@@ -56,6 +57,7 @@ LAST_WORDS = 5.0
 # All of this process; `hub.testing` looks for those of an application.
 hubs: WeakSet[Hub] = WeakSet()
 
+_Authenticate = TypeVar("_Authenticate", bound=Callable[..., Any])
 _Subscribe = TypeVar("_Subscribe", bound=Callable[[Asker, str], Awaitable[bool | None]])
 _Publish = TypeVar("_Publish", bound=Callable[[Asker, str, Any], Awaitable[bool | None]])
 _Disconnect = TypeVar("_Disconnect", bound=Callable[[Asker, int, str], Awaitable[None]])
@@ -174,20 +176,27 @@ class Hub(TypedHub):
 
     # Who may do what
 
-    def authenticate(self, authenticator: Authenticator) -> Authenticator:
-        """Decorator: who may connect. Called with the connection and its token (None without one).
+    def authenticate(self, function: _Authenticate) -> _Authenticate:
+        """Decorator: who may connect. `hub.User` tells who it is, True an anonymous client, False nobody.
 
-        The token is `?token=` of a raw client and that of a protocol client's `connect`, which is then not verified as
-        a JWT. `hub.User` tells who it is.
-
-        ::
+        Either a coroutine with the connection and its token (None without one), or a function with dependencies as in
+        FastAPI, among which `token` is that token::
 
             @hub.authenticate
             async def may_connect(connection: HTTPConnection, token: str | None) -> bool | User: ...
+
+            @hub.authenticate
+            def who(db: DB, session: Annotated[str | None, Cookie()] = None) -> bool | User: ...
+
+        The token is `?token=` of a raw client and that of a protocol client's `connect`, which is then not verified as
+        a JWT. `hub.Denied`, `hub.Refused` and HTTPException say no in their own words to clients that hear words.
+
+        Raises ConfigError for parameters that nobody could fill.
         """
-        self._admission.authenticator = authenticator
-        self.authority.hooks.authenticate = authenticator
-        return authenticator
+        asked = authentication(function)
+        self._admission.authenticator = asked
+        self.authority.hooks.authenticate = asked
+        return function
 
     def on_subscribe(self, function: _Subscribe) -> _Subscribe:
         """Decorator: who may subscribe without a token; None leaves it to the namespace.

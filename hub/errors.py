@@ -174,7 +174,7 @@ class Disconnects:
         code=4400, reason="room name must have 1 to 255 characters and no control characters", reconnect=False
     )
     # A raw client in a room that asks for more than it has.
-    FORBIDDEN_ROOM = Disconnect(code=4403, reason="this room is not open to raw clients", reconnect=False)
+    FORBIDDEN_ROOM = Disconnect(code=4403, reason="this room is not open to this client", reconnect=False)
     UNAUTHORIZED = Disconnect(code=4401, reason="token missing or not valid", reconnect=False)
     # Before the handshake, so a browser sees HTTP 403 and close code 1006.
     FORBIDDEN_ORIGIN = Disconnect(code=4403, reason="origin not allowed", reconnect=False)

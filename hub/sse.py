@@ -16,7 +16,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from .clients import Context
-from .errors import BrokerUnavailable, Disconnect, Disconnects, Ended, Error, Errors, Refused
+from .errors import BrokerUnavailable, Disconnect, Disconnects, Ended, Error, Errors, Refused, table
 from .protocol.commands import Subscribe
 from .protocol.sse import read_event_id
 from .sse_client import EventStream, may_return
@@ -63,6 +63,8 @@ _REFUSED = {
     Errors.BAD_REQUEST.code: (400, ""),
     Errors.TOO_MANY_REQUESTS.code: (429, ""),
 }
+# What applications say is not in our words.
+_OURS = [value for _, value in table(Errors)]
 _ENDED = {
     Disconnects.INVALID_TOKEN.code: (401, "the token is not valid, or not for this user or channel"),
     Disconnects.BAD_REQUEST.code: (401, _NO_TOKEN),
@@ -173,9 +175,11 @@ def _wish(request: HTTPConnection) -> Subscribe:
 
 
 def _of_error(error: Error, detail: str) -> Answer:
-    """An application's own error (from `on_subscribe`) is told in its words."""
-    status, message = _REFUSED.get(error.code, (503 if error.temporary else 403, ""))
-    return Answer(status, error.code, detail if detail != error.message else message or detail)
+    """An application's own error is told in its words; that of an HTTPException has its status."""
+    otherwise = error.code if 400 <= error.code <= 599 else 503 if error.temporary else 403
+    status, message = _REFUSED.get(error.code, (otherwise, ""))
+    worded = detail != error.message or error not in _OURS
+    return Answer(status, error.code, detail if worded else message or detail)
 
 
 def _of_disconnect(disconnect: Disconnect) -> Answer:

@@ -243,7 +243,7 @@ class RawEndpoint(_Endpoint):
         rights = await self._authority.room(room, trusted=self._admission.is_known(connection), connection=connection)
         rights = _limited(rights, connection)
         if not rights.join:
-            await refuse(scope, send, self._admission.refuse(Disconnects.FORBIDDEN_ROOM))
+            await refuse(scope, send, self._admission.refuse(Disconnects.FORBIDDEN_ROOM, repr(room)))
             return
         refusal = self._admission.check_room()
         if refusal is not None:  # others have come while the application was asked

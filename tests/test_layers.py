@@ -55,7 +55,16 @@ LAYERS = (
     ),
     (
         "embed",
-        *("typed", "typed.channel", "typed.dependencies", "typed.hub", "typed.join", "typed.messages", "typed.model"),
+        *(
+            "typed",
+            "typed.authentication",
+            "typed.channel",
+            "typed.dependencies",
+            "typed.hub",
+            "typed.join",
+            "typed.messages",
+            "typed.model",
+        ),
         *("typed.options", "typed.pattern", "typed.rpc", "typed.rules"),
         *("asyncapi", "asyncapi.document", "asyncapi.examples", "asyncapi.routes", "asyncapi.schemas"),
         *("codegen", "codegen.client", "codegen.names", "codegen.source", "codegen.types"),

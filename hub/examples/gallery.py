@@ -15,7 +15,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from starlette.requests import HTTPConnection
 
-from ..authority import Authenticator, User
+from ..admission import Authenticator
 from ..config import Settings
 from ..embed import Hub
 from ..errors import ConfigError
@@ -85,7 +85,7 @@ def _authenticator() -> Authenticator:
     """Each program's own for those who connect there, and nobody in particular everywhere else."""
     own = {f"/examples/{name}/rt": _own[name].authority.hooks.authenticate for name in EXAMPLES}
 
-    async def authenticate(connection: HTTPConnection, token: str | None) -> bool | User | None:
+    async def authenticate(connection: HTTPConnection, token: str | None) -> object:
         root = connection.scope.get("root_path", "")
         asked = next((ask for path, ask in own.items() if ask is not None and root.endswith(path)), None)
         return True if asked is None else await asked(connection, token)

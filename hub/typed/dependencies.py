@@ -28,7 +28,7 @@ from ..admission import USER
 from ..authority import Asker, User, as_python
 from ..errors import ConfigError, Error, Errors, Refused
 
-__all__ = ["Event", "Function", "body_parameter", "event", "is_solved", "signature_of", "user"]
+__all__ = ["Event", "Function", "body_parameter", "event", "is_marked", "is_solved", "refusal", "signature_of", "user"]
 
 # Of an event's scope.
 EVENT, MESSAGE = "hub.event", "hub.message"
@@ -191,7 +191,7 @@ class Function:
         try:
             return await self._solve(scope, parameters, what, message)
         except HTTPException as fault:
-            raise Refused(_error(fault)) from fault
+            raise refusal(fault) from fault
         except WebSocketException as fault:
             raise Refused(
                 Error(code=Errors.PERMISSION_DENIED.code, message=fault.reason or "permission denied")
@@ -251,10 +251,15 @@ _NOT_HERE = {
 _OF_CLIENTS = ("http_connection_param_name", "query_params", "header_params", "cookie_params")
 
 
+def is_marked(parameter: inspect.Parameter) -> bool:
+    """Whether it is a dependency, or a part of the request by name: a query parameter, a header, a cookie."""
+    marks = (*get_args(parameter.annotation)[1:], parameter.default)
+    return any(isinstance(mark, params.Depends | params.Param | params.Body) for mark in marks)
+
+
 def is_solved(parameter: inspect.Parameter) -> bool:
     """Whether FastAPI is told how to get it."""
-    marks = (*get_args(parameter.annotation)[1:], parameter.default)
-    if any(isinstance(mark, params.Depends | params.Param | params.Body) for mark in marks):
+    if is_marked(parameter):
         return True
     plain = get_args(parameter.annotation)[0] if get_origin(parameter.annotation) is Annotated else parameter.annotation
     return isinstance(plain, type) and plain.__module__.partition(".")[0] in ("starlette", "fastapi")
@@ -272,14 +277,14 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _error(fault: HTTPException) -> Error:
-    """The HTTP status is a code that applications may use."""
+def refusal(fault: HTTPException) -> Refused:
+    """The same for a client of the hub: the HTTP status is a code that applications may use."""
     detail = fault.detail if isinstance(fault.detail, str) else ""
     try:
         message = detail or HTTPStatus(fault.status_code).phrase
     except ValueError:
         message = "refused"
-    return Error(code=fault.status_code, message=message, temporary=fault.status_code in TEMPORARY)
+    return Refused(Error(code=fault.status_code, message=message, temporary=fault.status_code in TEMPORARY))
 
 
 def _bad_fields(faults: Sequence[Any]) -> Error:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
-from fastapi import params
 from starlette.requests import HTTPConnection
 
 from ..authority import Asker
 from ..errors import ConfigError
-from .dependencies import EMPTY, Event, Function, body_parameter, signature_of
+from .dependencies import EMPTY, Event, Function, body_parameter, is_marked, signature_of
 from .model import Model
 
 __all__ = ["RpcCall", "RpcMethod", "rpc_method"]
@@ -65,17 +64,12 @@ def _takes_client(function: Callable[..., Any]) -> bool:
     except ConfigError:  # its author may have imported the client's class for the type checker alone
         signature = inspect.signature(function)
     parameters = list(signature.parameters.values())
-    if len(parameters) != 2 or any(_is_marked(parameter) for parameter in parameters):
+    if len(parameters) != 2 or any(is_marked(parameter) for parameter in parameters):
         return False
     first = parameters[0].annotation
     if isinstance(first, str):
         return first.rpartition(".")[2] in ("Asker", "Client", "Any")
     return first in (inspect.Parameter.empty, Any, object) or hasattr(first, "is_subscribed")
-
-
-def _is_marked(parameter: inspect.Parameter) -> bool:
-    marks = (*get_args(parameter.annotation)[1:], parameter.default)
-    return any(isinstance(mark, params.Depends | params.Param) for mark in marks)
 
 
 class _Call:
