@@ -18,7 +18,7 @@ LAYERS = (
     (
         *("registry", "deadlines", "tokens", "keys", "jwks", "publishing", "protocol"),
         *("protocol.envelope", "protocol.frames", "protocol.deflate", "protocol.backlog", "protocol.fossil"),
-        *("protocol.tags", "protocol.sse"),
+        *("protocol.tags", "protocol.sse", "protocol.surrogates"),
         *("protocol.forms", "protocol.stream", "protocol.commands", "protocol.replies", "protocol.session"),
     ),
     ("broker", "memory", "memory_history", "memory_presence"),

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from .surrogates import replace_lone
+
 __all__ = [
     "Command",
     "Connect",
@@ -189,9 +191,16 @@ def parse(frame: bytes, *, text: bool) -> list[Command]:
 
 
 def _parse_line(line: bytes) -> Command:
-    envelope = _decoder.decode(line)
+    envelope = _decode(line)
     for name in _BODIES:
         body = getattr(envelope, name)
         if body is not None:
             return Command(envelope.id, body)
     return Command(envelope.id, Empty())
+
+
+def _decode(line: bytes) -> _Envelope:
+    try:
+        return _decoder.decode(line)
+    except msgspec.DecodeError:
+        return _decoder.decode(replace_lone(line))

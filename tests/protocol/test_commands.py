@@ -139,6 +139,18 @@ def test_data_is_passed_on_as_it_is(written: bytes, read: bytes) -> None:
     assert fields(body)["data"] == read
 
 
+@pytest.mark.parametrize("text", [True, False])
+def test_half_an_emoji(text: bool) -> None:
+    """`JSON.stringify("a nice 😀 day".slice(0, 8))` is JSON that not every reader takes; see `hub.protocol.surrogates`.
+
+    It ended the connection for good. Others hear U+FFFD in its place, and all else of the frame is as it was.
+    """
+    first = rb'{"id":1,"publish":{"channel":"a","data":{ "t":"a nice \ud83d", "n":1.50, "\\ud83d":"\ud83d\ude00"}}}'
+    one, two = parse(first + b"\n" + rb'{"id":2,"rpc":{"method":"\udc00"}}', text=text)
+    assert fields(one.body)["data"] == rb'{ "t":"a nice \ufffd", "n":1.50, "\\ud83d":"\ud83d\ude00"}'
+    assert two == Command(2, c.Rpc(method="\ufffd"))
+
+
 def test_nothing_to_do() -> None:
     """`{}` answers a ping; a body that nobody knows, or that is null, is as empty."""
     for frame in (b"{}", b'{"foo":{}}', b'{"connect":null}'):
@@ -239,7 +251,7 @@ PUBLISH = b'{"id":1,"publish":{"channel":"a","data":%s}}'
     "data",
     [
         b"", b"tru", b"NaN", b"Infinity", b"-", b"+1", b"01", b"1.", b".5", b"1e", b"0x1", b"'a'", b'"a', b'"\\x"',
-        b'"\\u12"', b'"\\ud800"', b'"\\udc00\\ud800"', b'"tab\t"', b'"\x00"', b'{"\x01":1}', b'"a\rb"', b"[1,]",
+        b'"\\u12"', b'"\\ud80"', b'"\\ud83d\\n', b'"tab\t"', b'"\x00"', b'{"\x01":1}', b'"a\rb"', b"[1,]",
         b"[1 2]", b'{"a":1,}', b"{1:1}", b"{a:1}", b"[", b"1 2", b"/* */ 1",
     ],
 )  # fmt: skip
@@ -259,7 +271,7 @@ def test_data_that_is_no_json(data: bytes) -> None:
         b'{"id":1,"connect":{"subs":{"a":null}}}', b'{"id":1,"subscribe":{"channel":["a"]}}',
         b'{"id":1,"subscribe":{"recover":1}}', b'{"id":1,"subscribe":{"recover":"true"}}',
         b'{"id":1,"history":{"since":[0,""]}}', b'{"id":1,"rpc":{"method":"\xff"}}',
-        b'{"id":1,"rpc":{"method":"\\ud800"}}',
+        b'{"id":1,"rpc":{"method":"\\ud800\xff"}}',
     ],
 )  # fmt: skip
 def test_frames_that_are_no_commands(frame: bytes) -> None:
