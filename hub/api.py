@@ -26,6 +26,7 @@ from .api_methods import ApiMethods, Method, Refusal, bad_fields, refusal
 from .api_models import Answer
 from .config import Settings
 from .control import HubNode
+from .protocol.surrogates import replace_lone
 
 __all__ = ["api_router", "holds_key"]
 
@@ -36,6 +37,7 @@ WRONG_KEY = "The API key is missing or wrong: send it as X-API-Key, as Authoriza
 _OPAQUE = ("data", "info")
 # Requests of many channels or calls are larger than one publication.
 _SEVERAL = 2**20
+_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 
 # For /docs; `_authorize` does the work.
 _schemes = [
@@ -161,9 +163,16 @@ class _ApiRequest(Request):
         try:
             body = await self.body()
             body.decode()  # msgspec does not look into what stays raw
-            return _fields(msgspec.json.decode(body, type=dict[str, Raw]))
+            return _fields(_object(body))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise HTTPException(400, f"The body is not a JSON object: {error}.") from None
+
+
+def _object(body: bytes) -> dict[str, Raw]:
+    try:
+        return _decode_object(body)
+    except msgspec.DecodeError:
+        return _decode_object(replace_lone(body))
 
 
 def _fields(raw: dict[str, Raw]) -> dict[str, Any]:

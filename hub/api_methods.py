@@ -20,6 +20,7 @@ from . import api_models as api
 from .control import HubNode
 from .errors import BrokerUnavailable, Disconnect, Disconnects, Error, Errors, InvalidChannel, MessageTooBig, Refused
 from .protocol.forms import as_json
+from .protocol.surrogates import replace_lone
 from .tokens import Override
 from .types import ClientInfo, Publication, StreamPosition
 
@@ -262,7 +263,7 @@ def _json(raw: Raw | None, encoded: str = "") -> bytes:
     if encoded:
         try:
             data.decode()
-            data = msgspec.json.format(bytes(msgspec.json.decode(data, type=Raw)), indent=-1)
+            data = msgspec.json.format(bytes(msgspec.json.decode(replace_lone(data), type=Raw)), indent=-1)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise Refused(Errors.BAD_REQUEST, "b64info and b64data of a subscription are JSON in base64") from None
     return b"" if data == b"null" else data

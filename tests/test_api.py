@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 from collections.abc import Iterator
@@ -101,6 +102,23 @@ def test_publish_hands_the_data_on(client: TestClient, core: RecordingCore, data
     assert client.post("/api/publish", content=body, headers=KEY).json() == {"result": {}}
     expected = taken or b'{"n":[1.50,123456789012345678901234567890,"\\u00e9  x"]}'
     assert core.last == ("publish", ("room", expected), PUBLISHED)
+
+
+def test_half_an_emoji(client: TestClient, core: RecordingCore) -> None:
+    """Python's `json.dumps("nice \\ud83d")` is JSON too; what is published is whole, so that every reader takes it."""
+    body = json.dumps({"channel": "room\udc00", "data": {"t": "nice \ud83d", "😀": "\\ud83d"}}).encode()
+    assert client.post("/api/publish", content=body, headers=KEY).json() == {"result": {}}
+    data = rb'{"t":"nice \ufffd","\ud83d\ude00":"\\ud83d"}'
+    assert core.last == ("publish", ("room\ufffd", data), PUBLISHED)
+
+
+def test_half_an_emoji_in_base64(client: TestClient, core: RecordingCore) -> None:
+    """JSON of a subscription in its other form; bytes of a publication stay the bytes that they are."""
+    encoded = base64.b64encode(rb'"nice \ud83d"').decode()
+    call(client, "subscribe", user="42", channel="room", b64info=encoded, b64data=encoded)
+    assert (core.last[2]["info"], core.last[2]["data"]) == (rb'"nice \ufffd"',) * 2
+    call(client, "publish", channel="room", b64data=encoded)
+    assert core.last[1] == ("room", rb'"nice \ud83d"')
 
 
 def test_publish_with_all_options(client: TestClient, core: RecordingCore) -> None:
@@ -433,7 +451,7 @@ def test_an_unknown_method(client: TestClient) -> None:
         b"null",
         b'{"channel":"\xff","data":1}',
         b'{"channel":"room","data":"\xff"}',
-        b'{"channel":"room","data":"\\ud800"}',
+        b'{"channel":"room","data":"\\ud80"}',
         b'{"channel":"room","data":' + b"[" * 5000 + b"]" * 5000 + b"}",
         b'{"channel":"room","data":NaN}',
     ],
