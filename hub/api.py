@@ -163,7 +163,7 @@ class _ApiRequest(Request):
         try:
             body = await self.body()
             body.decode()  # msgspec does not look into what stays raw
-            return _fields(_object(body))
+            return _request(_object(body))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise HTTPException(400, f"The body is not a JSON object: {error}.") from None
 
@@ -175,6 +175,13 @@ def _object(body: bytes) -> dict[str, Raw]:
         return _decode_object(replace_lone(body))
 
 
+def _request(body: dict[str, Raw]) -> dict[str, Any]:
+    fields = _fields(body)
+    if "commands" in fields:
+        fields["commands"] = _commands(fields["commands"])
+    return fields
+
+
 def _fields(raw: dict[str, Raw]) -> dict[str, Any]:
     """Opaque JSON as it came, without white space and line breaks; a null elsewhere is no field at all."""
     return {name: _field(name, value) for name, value in raw.items() if name in _OPAQUE or bytes(value) != b"null"}
@@ -183,18 +190,31 @@ def _fields(raw: dict[str, Raw]) -> dict[str, Any]:
 def _field(name: str, value: Raw) -> Any:
     if name in _OPAQUE:
         return Raw(msgspec.json.format(bytes(value), indent=-1))
-    if name == "commands":
-        return _commands(value)
-    return msgspec.json.decode(value)
+    return value if name == "commands" else _read(value, Any)
 
 
 def _commands(value: Raw) -> Any:
-    """The commands of a batch have opaque fields too."""
+    """The commands of a batch, each read for itself: what one of them is must not change what another says."""
+    commands = _read(value, list[Raw])
+    return commands if isinstance(commands, Raw) else [_command(command) for command in commands]
+
+
+def _command(value: Raw) -> Any:
+    command = _read(value, dict[str, Raw])
+    return command if isinstance(command, Raw) else {name: _call(fields) for name, fields in command.items()}
+
+
+def _call(value: Raw) -> Any:
+    fields = _read(value, dict[str, Raw])
+    return fields if isinstance(fields, Raw) else _fields(fields)
+
+
+def _read(value: Raw, kind: Any) -> Any:
+    """`value` as `kind`; what is none, or has no value in Python, stays raw, and the model says what it should be."""
     try:
-        commands = msgspec.json.decode(value, type=list[dict[str, dict[str, Raw]]])
-    except msgspec.ValidationError:  # the model will say what is wrong with it
-        return msgspec.json.decode(value)
-    return [{name: _fields(fields) for name, fields in command.items()} for command in commands]
+        return msgspec.json.decode(value, type=kind)
+    except (msgspec.MsgspecError, RecursionError):
+        return value
 
 
 def _answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 
+from msgspec import Raw
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
@@ -68,8 +69,15 @@ def _is_close_reason(value: str) -> str:
     return value
 
 
-# As bytes in `msgspec.Raw`.
-Json = Any
+def _is_raw(value: Any) -> Raw | None:
+    """A value in Python has lost what it looked like; and `bytes(5)` is no JSON."""
+    if value is not None and not isinstance(value, Raw):
+        raise TypeError(f"JSON is handed on as the bytes that it came in, not as {type(value).__name__}")
+    return value
+
+
+# As bytes in `msgspec.Raw`, or None.
+Json = Annotated[Any, AfterValidator(_is_raw)]
 Base64 = Annotated[str, AfterValidator(_is_base64)]
 Reason = Annotated[str, AfterValidator(_is_close_reason)]
 Channel = Annotated[str, Field(min_length=1, description="Name of the channel or room.")]
