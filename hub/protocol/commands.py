@@ -1,6 +1,6 @@
 """What clients say: the commands of the Centrifuge client protocol v2 in JSON (the protocol's `Command` message).
 
-A frame holds one or more commands, separated by one line break each. Unknown fields are ignored.
+A frame holds one or more commands, separated by one line break each. Fields that are unknown or null are ignored.
 """
 
 from __future__ import annotations
@@ -170,6 +170,7 @@ class _Envelope(Struct):
 
 _BODIES = _Envelope.__struct_fields__[1:]
 _decoder = msgspec.json.Decoder(_Envelope)
+_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 class Command(Struct, frozen=True):
@@ -203,4 +204,14 @@ def _decode(line: bytes) -> _Envelope:
     try:
         return _decoder.decode(line)
     except msgspec.DecodeError:
-        return _decoder.decode(replace_lone(line))
+        return _decoder.decode(_without_nulls(replace_lone(line)))
+
+
+def _without_nulls(line: bytes) -> bytes:
+    """In protobuf's JSON a field that is null is absent; but `data`, where null is as good as any other."""
+    command = _members(line)
+    return msgspec.json.encode({name: _members(raw) if name in _BODIES else raw for name, raw in command.items()})
+
+
+def _members(raw: bytes | Raw) -> dict[str, Raw]:
+    return {name: value for name, value in _decode_members(raw).items() if name == "data" or bytes(value) != b"null"}

@@ -121,6 +121,8 @@ COMMANDS = (
     b'{"id":1}\n{"id":2,"ping":{}}\n',
     b'{"id":1,"ping":{},"rpc":{}}',
     b'{"id":1,"send":{"data":"\xff"}}',
+    rb'{"id":1,"publish":{"channel":"a","data":"\ud83d\\ud83d\ud83d\ude00"}}',
+    b'{"id":null,"connect":{"token":null,"data":null}}',
     b'{"id":1,"send":{"data":%b}}' % (b"[" * 1500 + b"]" * 1500),
     b'{"id":1,"subscribe":{"tf":%b}}' % (b"[" * 1500 + b"]" * 1500),
 )

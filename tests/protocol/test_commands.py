@@ -158,6 +158,39 @@ def test_nothing_to_do() -> None:
     assert one(b'{"id":2,"foo":{}}') == Command(2, c.Empty())
 
 
+NULLS = [(name, field) for name, (_, defaults) in DEFAULTS.items() for field in defaults if field != "data"]
+
+
+@pytest.mark.parametrize(("name", "field"), NULLS)
+def test_null_is_no_field(name: str, field: str) -> None:
+    """As in the JSON of protobuf, and as the API has it. Clients that write what they have not as null were closed."""
+    given_ = {"unknown": None, field: None}
+    assert fields(one(line(id=7, **{name: given_})).body) == DEFAULTS[name][1]
+    assert one(line(id=None, **{name: None})) == Command(0, c.Empty())
+
+
+def test_null_is_no_id() -> None:
+    """And no command: the bodies that are none do not count, before those that do or behind them."""
+    assert one(b'{"id":null,"connect":null,"rpc":{"method":"m"},"refresh":null}') == Command(0, c.Rpc(method="m"))
+    assert one(b'{"id":3,"id":null,"rpc":{"method":"m","method":null}}') == Command(0, c.Rpc())
+
+
+@pytest.mark.parametrize(
+    "data", [b"null", b'{ "a" : null, "n":1.50e0 , "\\u00e9":[null] }', b"12345678901234567890123", rb'"\ud83d\ude00"']
+)
+@pytest.mark.parametrize("name", ["connect", "subscribe", "publish", "send", "rpc"])
+def test_null_in_data(name: str, data: bytes) -> None:
+    """Data is the client's own: it is as it was beside fields that are null, and null is data like any other."""
+    body = one(b'{"id":null,"%s":{"channel":null,"type":null,"method":null,"data": %s }}' % (name.encode(), data)).body
+    assert fields(body) == DEFAULTS[name][1] | {"data": data}
+
+
+def test_null_beside_half_an_emoji() -> None:
+    """Neither keeps the other from being understood."""
+    body = one(rb'{"id":1,"publish":{"channel":null,"type":null,"data":["\ud83d",null]}}').body
+    assert fields(body) == {"channel": "", "type": 0, "data": rb'["\ufffd",null]'}
+
+
 # Several of them
 
 ORDER = list(DEFAULTS)
@@ -266,8 +299,9 @@ def test_data_that_is_no_json(data: bytes) -> None:
     "frame",
     [
         b"x", b"1", b"null", b"[]", b'"{}"', b"{", b"}", b"{}{}", b"{} x", b"\xef\xbb\xbf{}", b"\x00",
-        b'{"id":1,"connect":[]}', b'{"id":1,"connect":1}', b'{"id":1,"connect":"{}"}', b'{"id":null,"ping":{}}',
-        b'{"id":1,"connect":{"token":1}}', b'{"id":1,"connect":{"token":null}}', b'{"id":1,"connect":{"subs":[]}}',
+        b'{"id":1,"connect":[]}', b'{"id":1,"connect":1}', b'{"id":1,"connect":"{}"}', b'{"id":[null],"ping":{}}',
+        b'{"id":1,"connect":{"token":1}}', b'{"id":null,"connect":{"token":[null]}}', b'{"id":1,"connect":{"subs":[]}}',
+        b'{"id":null,"connect":[null]}', b'{"id":null,"ping":{}', b'{"id":nul,"ping":{}}',
         b'{"id":1,"connect":{"subs":{"a":null}}}', b'{"id":1,"subscribe":{"channel":["a"]}}',
         b'{"id":1,"subscribe":{"recover":1}}', b'{"id":1,"subscribe":{"recover":"true"}}',
         b'{"id":1,"history":{"since":[0,""]}}', b'{"id":1,"rpc":{"method":"\xff"}}',
