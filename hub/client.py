@@ -11,8 +11,7 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -122,8 +121,8 @@ class Client:
 
     @property
     def channels(self) -> list[str]:
-        """Those of subscriptions that are being made too."""
-        return [*self.subs, *self.opening]
+        """Those of subscriptions that are being made, or wait for that, too."""
+        return list({**self.subs, **self.opening, **dict.fromkeys(self.context.orders.channels(self))})
 
     @property
     def extra(self) -> dict[str, str]:
@@ -165,7 +164,10 @@ class Client:
     def _is_held_up(self, command: Command) -> bool:
         if self.state is State.CONNECTING or self._waiting >= BACKLOG:
             return True
-        channel = getattr(command.body, "channel", None)
+        return self.is_changing(getattr(command.body, "channel", None))
+
+    def is_changing(self, channel: str | None) -> bool:
+        """Whether something is being done in a channel, and what is to be done next waits."""
         return channel in self.held or channel in self.opening
 
     @property
@@ -210,6 +212,7 @@ class Client:
             on_fault(fault)
         self._running.remove(task)
         if self.state is not State.CLOSED:
+            self.context.orders.carry_out(self)
             self._work()
 
     def _on_fault(self, command: Command, fault: Exception) -> None:
@@ -315,6 +318,7 @@ class Client:
             if subscription.presence:
                 hub.broker.presence.remove(channel, self.client_id)
         self.subs.clear()
+        self.context.orders.forget(self)
         self.context.clients.remove(self)
 
     def send(self, data: Any) -> None:
@@ -328,19 +332,6 @@ class Client:
         """This client in a channel, as JSON."""
         info = ClientInfo(user=self.user, client=self.client_id, conn_info=self.info, chan_info=chan_info)
         return client_info(info)
-
-    @contextmanager
-    def making(self, channel: str) -> Iterator[None]:
-        """While the block runs, a subscription is being made: there is no second one, and it can be ended already."""
-        self.opening.setdefault(channel, None)
-        try:
-            yield
-        finally:
-            ended = self.opening.pop(channel)
-            if not self.opening:
-                self.opening.clear()  # or it keeps its room for eight
-            if ended is not None:
-                self.unsubscribe(channel, ended)
 
     def add(self, channel: str, subscription: Subscription, *, announce: bool) -> None:
         """Delivery has begun; others may know."""
@@ -364,10 +355,16 @@ class Client:
         return self.context.hub.broker.presence.remove(channel, self.client_id) if subscription.presence else None
 
     def unsubscribe(self, channel: str, unsubscribe: Unsubscribe = Unsubscribes.SERVER) -> None:
-        """End a subscription and tell the client; one that is being made ends when it is."""
+        """The application's order: what is being made ends when it is, and what waits to be made is not."""
+        self.context.orders.withdraw(self, channel)
         if channel in self.opening:
             self.opening[channel] = unsubscribe
-        elif channel in self.subs:
+        else:
+            self.end_subscription(channel, unsubscribe)
+
+    def end_subscription(self, channel: str, unsubscribe: Unsubscribe) -> None:
+        """If there is one, and tell the client; what was ordered for later stays."""
+        if channel in self.subs:
             self.drop(channel)
             told = {"code": unsubscribe.code, "reason": unsubscribe.reason}
             self.wire.write(push("unsubscribe", told, channel))
@@ -377,7 +374,7 @@ class Client:
         if subscription is not None and subscription.server_side:
             self.end(Disconnects.INSUFFICIENT_STATE)
         else:
-            self.unsubscribe(channel, Unsubscribes.INSUFFICIENT_STATE)
+            self.end_subscription(channel, Unsubscribes.INSUFFICIENT_STATE)
 
     # Time
 
@@ -421,7 +418,7 @@ class Client:
             if self.subs[channel].server_side:
                 self.end(Disconnects.SUBSCRIPTION_EXPIRED)
                 return True
-            self.unsubscribe(channel, Unsubscribes.EXPIRED)
+            self.end_subscription(channel, Unsubscribes.EXPIRED)
         return False
 
     def _grace(self, expire_at: float) -> float:

@@ -14,6 +14,7 @@ from .authority import Asker, Authority
 from .config import Settings
 from .hub import HubCore
 from .log import extra_of
+from .orders import Orders
 from .protocol.commands import Command
 from .sse_departure import Departures
 
@@ -101,6 +102,8 @@ class Context:
         self.clients = clients
         # Commands that were refused, by the code of the error.
         self.refusals: Counter[int] = Counter()
+        # What the application has ordered for these clients, and not had yet.
+        self.orders: Orders = Orders()
         # Kept from the garbage collector while they run.
         self.tasks: set[asyncio.Task[Any]] = set()
         # Tells event streams that the server ends.

@@ -377,9 +377,8 @@ class HubNode(HubCore):
     def _subscribe(self, client: Client, order: _Subscribe) -> None:
         granted = SubscribeGrant(info=order.info, data=order.data, override=order.override)
         since = StreamPosition(*order.since) if order.since is not None else None
-        work = subscribe_by_server(client, order.channel, granted, since, order.expire_at)
-        if work is not None:
-            client.run(work, partial(self._not_subscribed, client, order.channel))
+        on_fault = partial(self._not_subscribed, client, order.channel)
+        subscribe_by_server(client, order.channel, granted, since, order.expire_at, on_fault)
 
     def _not_subscribed(self, client: Client, channel: str, fault: Exception) -> None:
         unexpected = None if isinstance(fault, HubError) else fault

@@ -7,7 +7,8 @@ A handler answers by itself. What it returns, if anything, is still to be done; 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -88,12 +89,26 @@ async def _subscribe_server_side(client: Client, wish: c.Subscribe, grant: Grant
     if len(client.subs) >= client.context.settings.client_channel_limit:
         raise Ended(Disconnects.CHANNEL_LIMIT)
     results: list[SubscribeResult] = []
-    with client.making(wish.channel):
+    with _making(client, wish.channel):
         await _open(client, wish, grant, results.append, server_side=True)
     return results[0]
 
 
 # subscribe, unsubscribe
+
+
+@contextmanager
+def _making(client: Client, channel: str) -> Iterator[None]:
+    """While the block runs, a subscription is being made: there is no second one, and it can be ended already."""
+    client.opening.setdefault(channel, None)
+    try:
+        yield
+    finally:
+        ended = client.opening.pop(channel)
+        if not client.opening:
+            client.opening.clear()  # or it keeps its room for eight
+        if ended is not None:
+            client.end_subscription(channel, ended)
 
 
 def _subscribe(client: Client, command: Command) -> Work | None:
@@ -113,7 +128,7 @@ async def _subscribing(client: Client, command: Command, body: c.Subscribe) -> N
     def done(result: SubscribeResult) -> None:
         client.reply(command, "subscribe", result)
 
-    with client.making(body.channel):
+    with _making(client, body.channel):
         grant = await client.context.authority.subscribe(client, body.channel, body.token)
         await _open(client, body, grant, done)
 
@@ -145,19 +160,31 @@ async def _open(
 
 
 def subscribe_by_server(
-    client: Client, channel: str, granted: SubscribeGrant, since: StreamPosition | None, expire_at: float
-) -> Work | None:
-    """A subscription that the application decides while the client is connected; the client is told by a push."""
-    if channel in client.subs or channel in client.opening:
-        return None
-    client.opening[channel] = None
-    return _subscribing_by_server(client, channel, granted, since, expire_at)
+    client: Client,
+    channel: str,
+    granted: SubscribeGrant,
+    since: StreamPosition | None,
+    expire_at: float,
+    on_fault: Callable[[Exception], None],
+) -> None:
+    """A subscription that the application decides while the client is connected; the client is told by a push.
+
+    It waits while something else is being done in the channel, and need not be made if that has made one.
+    """
+    if channel in client.subs:
+        return
+    if client.is_changing(channel):
+        again = partial(subscribe_by_server, client, channel, granted, since, expire_at, on_fault)
+        client.context.orders.keep(client, channel, again)
+    else:
+        client.opening[channel] = None
+        client.run(_subscribing_by_server(client, channel, granted, since, expire_at), on_fault)
 
 
 async def _subscribing_by_server(
     client: Client, channel: str, granted: SubscribeGrant, since: StreamPosition | None, expire_at: float
 ) -> None:
-    with client.making(channel):
+    with _making(client, channel):
         grant = client.context.authority.grant(channel, granted)
         grant = Grant(options=grant.options, info=grant.info, data=grant.data, expire_at=expire_at)
         offset, epoch = since or (0, "")

@@ -35,6 +35,7 @@ LAYERS = (
         "clients",
         "client",
         "pending",
+        "orders",
         "subscription",
         "handlers",
         "control",

@@ -131,6 +131,7 @@ class World:
         assert "0 entries" in repr(self.hub.broker.presence)
         assert len(self.hub.clients) == self.hub.clients.users == 0
         assert self.hub.deadlines._slots == {}
+        assert repr(self.context.orders) == "<Orders 0 waiting>"
         assert self.context.admission.connections == 0
         assert [task for task in asyncio.all_tasks() if task.get_name().startswith("hub client")] == []
 
