@@ -43,10 +43,10 @@ class EventStream:
     """Implements `hub.registry.Subscriber` and `hub.deadlines.Timed`; among the worker's clients it is one of them."""
 
     __slots__ = (
+        "_channel",
         "_disconnect",
         "_leaving",
         "_next_ping",
-        "_opened",
         "_server",
         "_stall",
         "client_id",
@@ -77,8 +77,9 @@ class EventStream:
         self.subs: dict[str, Subscription] = {}
         # Unix time, 0 for never.
         self.expire_at: float = 0
-        # It counts among the connections: from before the subscription until `close`.
-        self._opened = False
+        # What it listens to, or is about to, while it counts among the connections: from before the subscription until
+        # `close`; else empty.
+        self._channel = ""
         # How it ends, from the moment in which somebody decided that.
         self._disconnect: Disconnect | None = None
         # The server ends, and soon the stream does.
@@ -97,7 +98,8 @@ class EventStream:
 
     @property
     def channels(self) -> list[str]:
-        return list(self.subs)
+        """The one that it is about to hear, too."""
+        return [self._channel] if self._channel else []
 
     @property
     def extra(self) -> dict[str, str]:
@@ -120,7 +122,7 @@ class EventStream:
             raise Ended(refusal)
         context.admission.enter(SSE)
         context.clients.add(self)
-        self._opened = True
+        self._channel = wish.channel
         await self._subscribe(wish, grant)
         if self._disconnect is not None:
             raise Ended(self._disconnect)
@@ -190,8 +192,8 @@ class EventStream:
         self.wire.write(hub_event({"message": data}))
 
     def unsubscribe(self, channel: str, unsubscribe: Unsubscribe = Unsubscribes.SERVER) -> None:
-        """A stream of nothing is no stream."""
-        if channel in self.subs:
+        """A stream of nothing is no stream; one that is being made is refused."""
+        if channel in self.channels:
             self.end(Disconnect(code=unsubscribe.code, reason=unsubscribe.reason, reconnect=False))
 
     def on_insufficient(self, channel: str) -> None:
@@ -298,9 +300,9 @@ class EventStream:
     def close(self, disconnect: Disconnect) -> None:
         """It is no client any more; may be called again."""
         self._disconnect = self._disconnect or disconnect
-        if not self._opened:
+        if not self._channel:
             return
-        self._opened = False
+        self._channel = ""
         context, disconnect = self.context, self._disconnect
         context.hub.remove(self)
         subs, self.subs = self.subs, {}

@@ -359,6 +359,27 @@ async def test_a_user_is_disconnected_while_it_comes() -> None:
         await source.close()
 
 
+@pytest.mark.parametrize("channel", ["x", ""])
+async def test_a_user_is_unsubscribed_while_it_comes(channel: str) -> None:
+    """By name or from all: the call was answered, and the stream began all the same. Another channel is not meant."""
+    broker = Gated()
+    async with serving_hub(broker, **PEOPLE) as (hub, target):
+        source = await ask(target, path_of("x"), bearer(sub="7"))
+        await eventually(lambda: len(hub.clients))
+        await hub.unsubscribe_user("7", "y")
+        await hub.unsubscribe_user("7", channel)
+        broker.gate.set()
+        await source.read_head()
+        assert source.status == 403
+        assert (hub.registry.channels, len(hub.clients), hub._admission.connections) == ({}, 0, 0)
+        await source.close()
+        async with listening(target, "x", bearer(sub="7")) as other:
+            await other.greeting()
+            await hub.unsubscribe_user("7", "y")
+            await hub.publish("x", "heard")
+            assert await other.take(1) == ["heard"]
+
+
 @pytest.mark.parametrize("what", ["connection", "subscription"])
 async def test_it_ends_with_its_token(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever expires first, and not before."""
