@@ -318,6 +318,7 @@ class Client:
             if subscription.presence:
                 hub.broker.presence.remove(channel, self.client_id)
         self.subs.clear()
+        self.opening.clear()
         self.context.orders.forget(self)
         self.context.clients.remove(self)
 

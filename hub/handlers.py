@@ -7,7 +7,7 @@ A handler answers by itself. What it returns, if anything, is still to be done; 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeAlias
@@ -65,13 +65,7 @@ async def _connecting(client: Client, command: Command) -> None:
     assert client.connection is not None
     principal = await context.authority.connect(client.connection, body.token)
     client.begin(principal)
-    subs = {}
-    for channel, granted in principal.subs.items():
-        if channel in client.subs or channel in client.opening:  # the application was faster, and tells by a push
-            continue
-        known = body.subs.get(channel, c.SubscribeRecovery())
-        wish = c.Subscribe(channel, recover=known.recover, epoch=known.epoch, offset=known.offset)
-        subs[channel] = await _subscribe_server_side(client, wish, context.authority.grant(channel, granted))
+    subs = await _subscribe_server_side(client, principal.subs, body.subs)
     settings = context.settings
     result = ConnectResult(
         client.client_id,
@@ -85,13 +79,23 @@ async def _connecting(client: Client, command: Command) -> None:
     client.open(reply(command.id, "connect", result))
 
 
-async def _subscribe_server_side(client: Client, wish: c.Subscribe, grant: Grant) -> SubscribeResult:
-    if len(client.subs) >= client.context.settings.client_channel_limit:
+async def _subscribe_server_side(
+    client: Client, granted: Mapping[str, SubscribeGrant], known: Mapping[str, c.SubscribeRecovery]
+) -> dict[str, SubscribeResult]:
+    """The subscriptions of the token. All are being made from now on, so that what the application orders is heard."""
+    if len(granted) > client.context.settings.client_channel_limit:
         raise Ended(Disconnects.CHANNEL_LIMIT)
-    results: list[SubscribeResult] = []
-    with _making(client, wish.channel):
-        await _open(client, wish, grant, results.append, server_side=True)
-    return results[0]
+    client.opening.update(dict.fromkeys(granted))
+    subs: dict[str, SubscribeResult] = {}
+    for channel, grant in granted.items():
+        with _making(client, channel):
+            if client.opening[channel] is not None:  # ended before it was begun
+                continue
+            position = known.get(channel, c.SubscribeRecovery())
+            wish = c.Subscribe(channel, recover=position.recover, epoch=position.epoch, offset=position.offset)
+            done = partial(subs.__setitem__, channel)
+            await _open(client, wish, client.context.authority.grant(channel, grant), done, server_side=True)
+    return subs
 
 
 # subscribe, unsubscribe
@@ -99,12 +103,11 @@ async def _subscribe_server_side(client: Client, wish: c.Subscribe, grant: Grant
 
 @contextmanager
 def _making(client: Client, channel: str) -> Iterator[None]:
-    """While the block runs, a subscription is being made: there is no second one, and it can be ended already."""
-    client.opening.setdefault(channel, None)
+    """The block makes a subscription that is in `opening`: there is no second one, and it can be ended already."""
     try:
         yield
     finally:
-        ended = client.opening.pop(channel)
+        ended = client.opening.pop(channel, None)
         if not client.opening:
             client.opening.clear()  # or it keeps its room for eight
         if ended is not None:

@@ -82,6 +82,67 @@ async def test_the_server_subscribes_a_client_that_connects() -> None:
 
 
 @in_virtual_time
+async def test_the_server_unsubscribes_a_client_that_connects() -> None:
+    """Of a token's channels only the one that was just being made took the order; the others were heard on."""
+    broker = Gated()
+    token = sign({"sub": "1", "channels": ["a", "b", "c"]}, SECRET)
+    async with world(broker) as w:
+        for named, left in ((["b"], ["a", "c"]), (["a", "c"], ["b"]), ([""], [])):
+            broker.gate.clear()
+            session = w.open()
+            session.say(connect(token))
+            await asyncio.sleep(0.01)
+            for channel in named:
+                await w.hub.unsubscribe_user("1", channel)
+            await asyncio.sleep(0.01)
+            broker.gate.set()
+            await asyncio.sleep(0.01)
+            assert list(session.client.subs) == left
+            subs = set(session.replies(1)[0]["connect"].get("subs", {}))
+            thrown_out = [message["push"]["channel"] for message in session.received if "push" in message]
+            assert subs - set(thrown_out) == set(left)
+            assert set(thrown_out) <= {"a"}  # the others were not begun
+            session.client.on_close(1000, "")
+        await w.nothing_is_left()
+
+
+@in_virtual_time
+async def test_the_server_decides_twice_about_a_client_that_connects() -> None:
+    """The last order counts there, too; what it makes is told behind the reply to `connect`."""
+    broker = Gated()
+    async with world(broker) as w:
+        session = w.open()
+        session.say(connect(sign({"sub": "1", "channels": ["a", "b"]}, SECRET)))
+        await asyncio.sleep(0.01)
+        for channel in ("a", "b"):
+            await w.hub.unsubscribe_user("1", channel)
+            await w.hub.subscribe_user("1", channel, data=b'"again"')
+        await asyncio.sleep(0.01)
+        broker.gate.set()
+        await asyncio.sleep(0.01)
+        assert list(session.received[0]["connect"]["subs"]) == ["a"]
+        assert session.pushes("unsubscribe") == [{"code": 2000, "reason": "server unsubscribe"}]
+        assert session.pushes("subscribe") == 2 * [{"data": "again"}]
+        assert set(session.client.subs) == {"a", "b"}
+        session.client.on_close(1000, "")
+        await w.nothing_is_left()
+
+
+@in_virtual_time
+async def test_a_connection_that_cannot_be_made_leaves_no_channels() -> None:
+    """What it says behind the error is the end, also about a channel of its token that was not begun."""
+    async with world(Gated(), subscribe_timeout=1) as w:
+        session = w.open()
+        session.say(connect(sign({"sub": "1", "channels": ["a", "b"]}, SECRET)))
+        await asyncio.sleep(1.1)
+        assert session.replies(1)[0]["error"]["code"] == 100
+        assert session.client.channels == []
+        session.say(about(2, "subscribe", "b"))
+        assert session.closed is Disconnects.BAD_REQUEST
+        await w.nothing_is_left()
+
+
+@in_virtual_time
 async def test_publications_that_are_lost() -> None:
     """The client's own subscription ends with 2500; the server's means another connection."""
     async with world() as w:
