@@ -21,7 +21,7 @@ from . import __version__
 from .authority import Authority
 from .client import Client
 from .clients import Clients, Connected
-from .errors import Disconnect, Disconnects, Errors, HubError, Refused
+from .errors import Disconnect, Disconnects, Ended, Errors, HubError, Refused
 from .handlers import subscribe_by_server
 from .hub import HubCore
 from .protocol.frames import may_be_sent
@@ -169,7 +169,8 @@ class HubNode(HubCore):
         """Subscribe a user's connections to a channel, whatever its namespace allows.
 
         `info` (shown to others) and `data` (for the client) are JSON, `override` changes options for these
-        subscriptions, `recover_since` sends what was published since; they end at `expire_at`, Unix time, 0 never.
+        subscriptions, `recover_since` sends what was published since; they end at `expire_at`, Unix time, 0 never. A
+        connection that has `client_channel_limit` channels already is closed with 3505.
 
         Raises Refused if the channel's namespace is unknown (102), InvalidChannel.
         """
@@ -384,6 +385,8 @@ class HubNode(HubCore):
         unexpected = None if isinstance(fault, HubError) else fault
         text = "%r could not be subscribed to %r: %s"
         log.warning(text, client, channel, fault, exc_info=unexpected, extra=client.extra)
+        if isinstance(fault, Ended):
+            client.end(fault.disconnect)
 
     def _refresh(self, client: Connected, order: _Refresh) -> None:
         if order.expired:

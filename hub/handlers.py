@@ -101,6 +101,11 @@ async def _subscribe_server_side(
 # subscribe, unsubscribe
 
 
+def _is_full(client: Client) -> bool:
+    """Subscriptions that are being made count."""
+    return len(client.subs) + len(client.opening) >= client.context.settings.client_channel_limit
+
+
 @contextmanager
 def _making(client: Client, channel: str) -> Iterator[None]:
     """The block makes a subscription that is in `opening`: there is no second one, and it can be ended already."""
@@ -119,7 +124,7 @@ def _subscribe(client: Client, command: Command) -> Work | None:
     _named(body.channel)
     if body.channel in client.subs:
         raise Refused(Errors.ALREADY_SUBSCRIBED)
-    if len(client.subs) + len(client.opening) >= client.context.settings.client_channel_limit:
+    if _is_full(client):
         raise Refused(Errors.LIMIT_EXCEEDED)
     if body.type:
         raise Refused(Errors.NOT_AVAILABLE)
@@ -179,6 +184,8 @@ def subscribe_by_server(
     if client.is_changing(channel):
         again = partial(subscribe_by_server, client, channel, granted, since, expire_at, on_fault)
         client.context.orders.keep(client, channel, again)
+    elif _is_full(client):
+        on_fault(Ended(Disconnects.CHANNEL_LIMIT))
     else:
         client.opening[channel] = None
         client.run(_subscribing_by_server(client, channel, granted, since, expire_at), on_fault)

@@ -143,6 +143,24 @@ async def test_a_connection_that_cannot_be_made_leaves_no_channels() -> None:
 
 
 @in_virtual_time
+async def test_the_server_subscribes_to_more_than_the_limit() -> None:
+    """Those that are being made count, and those that wait when it is their turn; the client ends with 3505."""
+    broker = Gated()
+    async with world(broker, client_channel_limit=2) as w:
+        for ready in (True, False):
+            session = await w.connected(sub="1")
+            (broker.gate.set if ready else broker.gate.clear)()
+            for channel in ("a", "b", "a"):
+                await w.hub.subscribe_user("1", channel)
+                await asyncio.sleep(0.01)
+            assert session.closed is None
+            await w.hub.subscribe_user("1", "c")
+            await asyncio.sleep(0.01)
+            assert session.closed is Disconnects.CHANNEL_LIMIT
+            await w.nothing_is_left()
+
+
+@in_virtual_time
 async def test_publications_that_are_lost() -> None:
     """The client's own subscription ends with 2500; the server's means another connection."""
     async with world() as w:

@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from hub.errors import BrokerUnavailable
+import pytest
+
+from hub.errors import BrokerUnavailable, Disconnects
 from hub.namespaces import BUILT_IN
 from tests.support.clock import in_virtual_time
 from tests.support.protocol_clients import Gated, Session, World, about, world
@@ -188,4 +190,24 @@ async def test_a_client_goes_while_an_order_waits() -> None:
             assert repr(w.context.orders) == "<Orders 1 waiting>"
             assert session.client.channels == ["kept:a"]
             session.client.on_close(1006, "")
+        await w.nothing_is_left()
+
+
+@in_virtual_time
+async def test_an_order_that_waited_is_one_too_many(caplog: pytest.LogCaptureFixture) -> None:
+    """The client has reached its limit by itself meanwhile: it ends, and what waits behind is void."""
+    async with world(client_channel_limit=2, **KEPT) as w:
+        session = await w.connected(sub="ann")
+        await session.ask(9, subscribe={"channel": "kept:b"})
+        async with leaving(w, session) as confirmed:
+            session.say(about(4, "unsubscribe", "kept:b"))
+            for channel in ("kept:a", "kept:b"):
+                await w.hub.subscribe_user("ann", channel)
+            for number in (5, 6):
+                await session.ask(number, subscribe={"channel": f"own{number}"})
+            confirmed.set_result(None)
+            await turn()
+        assert session.closed is Disconnects.CHANNEL_LIMIT
+        assert caplog.text.count("could not be subscribed to 'kept:a': channel limit") == 1
+        assert "kept:b" not in caplog.text
         await w.nothing_is_left()
