@@ -89,7 +89,7 @@ async def _subscribe_server_side(
     subs: dict[str, SubscribeResult] = {}
     for channel, grant in granted.items():
         with _making(client, channel):
-            if client.opening[channel] is not None:  # ended before it was begun
+            if client.opening.get(channel) is not None:  # ended before it was begun
                 continue
             position = known.get(channel, c.SubscribeRecovery())
             wish = c.Subscribe(channel, recover=position.recover, epoch=position.epoch, offset=position.offset)
