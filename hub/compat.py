@@ -103,7 +103,8 @@ class ConnectionManager:
     async def send_personal_message(self, message: Any, websocket: WebSocket) -> None:
         """Send to this connection, which must be one of this worker. Does nothing if it has gone.
 
-        `bytes` arrive as a binary message, a `str` as the text that it is, all else as JSON text.
+        `bytes` arrive as a binary message, a `str` as the text that it is, all else as JSON text, models of pydantic
+        too.
         """
         if websocket.application_state is WebSocketState.CONNECTING:
             raise RuntimeError("the connection is not accepted yet: `await manager.connect(websocket)` comes first")

@@ -143,8 +143,9 @@ class HubCore:
     ) -> PublishResult:
         """Send `data` to every client of `channel`, on every worker.
 
-        `bytes` arrive as a binary message, a `str` as the text that it is, all else as JSON text. Returns once Redis
-        has taken it. It is at most once: kept if the channel's namespace has a history, else gone when delivered.
+        `bytes` arrive as a binary message, a `str` as the text that it is, all else as JSON text: a model of pydantic
+        too, by its aliases. Returns once Redis has taken it. It is at most once: kept if the channel's namespace has a
+        history, else gone when delivered.
         `exclude` is the `id` of a connection that shall not get it. The same `idempotency_key` within 5 minutes
         publishes nothing and returns the first result; so does a `version` that is not newer than the last. With
         `delta` it may be sent as the difference to the one before, to clients that asked for it. With `known` the

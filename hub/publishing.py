@@ -8,6 +8,8 @@ from typing import Any, TypedDict
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 
 from .errors import Error, Errors, MessageTooBig, Refused
 from .namespaces import ChannelOptions, Namespaces
@@ -15,6 +17,12 @@ from .protocol.forms import as_json
 from .types import DataKind, HistoryOptions, Publication, channel_name
 
 __all__ = ["Order", "PublishOptions", "arrange", "check_size", "prepare", "publication_of", "unfit"]
+
+# For who gave something else.
+PUBLISHABLE = (
+    "give bytes, a str, a model of pydantic, or what JSON can say: dict (by str or numbers), list, int, float, bool, "
+    "None, and in them datetime, UUID, Decimal, Enum, dataclasses"
+)
 
 
 class PublishOptions(TypedDict, total=False):
@@ -91,7 +99,8 @@ def arrange(
 def publication_of(data: Any, exclude: bytes = b"", tags: Mapping[str, str] | None = None) -> Publication:
     """How Python values travel: `bytes` as a binary message, `str` as the text that it is, all else as JSON text.
 
-    Raises TypeError for what JSON cannot say, and for tags that are not texts.
+    Models of pydantic are written by their aliases. Raises TypeError for what JSON cannot say, and for tags that are
+    not texts.
     """
     if tags and not all(isinstance(value, str) for value in tags.values()):
         raise TypeError(f"the values of tags must be texts: {dict(tags)!r:.200}")
@@ -102,7 +111,27 @@ def publication_of(data: Any, exclude: bytes = b"", tags: Mapping[str, str] | No
     if isinstance(data, msgspec.Raw):  # JSON already; protocol frames are separated by line breaks
         bytes(data).decode()  # msgspec does not look into texts
         return Publication(msgspec.json.format(bytes(data), indent=-1), DataKind.JSON, exclude, tags=tags)
-    return Publication(msgspec.json.encode(data), DataKind.JSON, exclude, tags=tags)
+    return Publication(_written(data), DataKind.JSON, exclude, tags=tags)
+
+
+def _written(data: Any) -> bytes:
+    try:
+        return _write(data)
+    except TypeError as error:
+        raise TypeError(f"the data cannot be published, because {error}; {PUBLISHABLE}") from error
+
+
+def _of_model(value: Any) -> msgspec.Raw:
+    """What msgspec does not know, wherever in the data it is."""
+    if not isinstance(value, BaseModel):
+        raise TypeError(f"JSON has nothing for an object of type {type(value).__name__}")
+    try:
+        return msgspec.Raw(value.model_dump_json(by_alias=True).encode())
+    except PydanticSerializationError as error:
+        raise TypeError(f"pydantic has no JSON for this {type(value).__name__}: {error}") from error
+
+
+_write = msgspec.json.Encoder(enc_hook=_of_model).encode
 
 
 def check_size(publication: Publication, most: int) -> int:

@@ -73,6 +73,7 @@ def test_the_programs(
         program["announce"](7)
         program["announce"](7)
         assert client.post("/orders/7/ship").json() == {"offset": 4}
+        client.post("/orders/8/cancel").raise_for_status()
         run = command_line(monkeypatch, capsys)
         shared(redis_server, monkeypatch)
         for line in blocks("sh")[0].splitlines():
@@ -84,6 +85,7 @@ def test_the_programs(
                 path = url.removeprefix("http://127.0.0.1:8000")
                 assert "result" in client.post(path, content=body, headers={"X-API-Key": "key"}).json()
     assert states(redis_server, 7) == ["new", "paid", "packed", "shipped", "delivered", "returned"]
+    assert states(redis_server, 8) == ["cancelled"]
 
 
 def test_the_transactions(program: dict[str, Any], redis_server: EmbeddedServer) -> None:
