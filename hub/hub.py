@@ -146,10 +146,13 @@ class HubCore:
         `bytes` arrive as a binary message, a `str` as the text that it is, all else as JSON text: a model of pydantic
         too, by its aliases. Returns once Redis has taken it. It is at most once: kept if the channel's namespace has a
         history, else gone when delivered.
-        `exclude` is the `id` of a connection that shall not get it. The same `idempotency_key` within 5 minutes
-        publishes nothing and returns the first result; so does a `version` that is not newer than the last. With
-        `delta` it may be sent as the difference to the one before, to clients that asked for it. With `known` the
-        channel's namespace must be configured and take such data; else it is like one without a namespace.
+
+        `exclude` is the `id` of a connection of `join` (bytes) that shall not get it; protocol clients and event
+        streams hear everything, also what they publish themselves, and a raw client leaves out its own by `echo=0`. The
+        same `idempotency_key` within 5 minutes publishes nothing and returns the first result; so does a `version` that
+        is not newer than the last. With `delta` it may be sent as the difference to the one before, to clients that
+        asked for it. With `known` the channel's namespace must be configured and take such data; else it is like one
+        without a namespace.
 
         Raises Refused (102) for a namespace that is not known, BrokerUnavailable if Redis is away (it says whether the
         publication may have been sent), InvalidChannel, MessageTooBig, TypeError for what JSON cannot say.

@@ -16,7 +16,7 @@ from .namespaces import ChannelOptions, Namespaces
 from .protocol.forms import as_json
 from .types import DataKind, HistoryOptions, Publication, channel_name
 
-__all__ = ["Order", "PublishOptions", "arrange", "check_size", "prepare", "publication_of", "unfit"]
+__all__ = ["Order", "PublishOptions", "arrange", "check_size", "labelled", "prepare", "publication_of", "unfit"]
 
 # For who gave something else.
 PUBLISHABLE = (
@@ -99,19 +99,29 @@ def arrange(
 def publication_of(data: Any, exclude: bytes = b"", tags: Mapping[str, str] | None = None) -> Publication:
     """How Python values travel: `bytes` as a binary message, `str` as the text that it is, all else as JSON text.
 
-    Models of pydantic are written by their aliases. Raises TypeError for what JSON cannot say, and for tags that are
-    not texts.
+    Models of pydantic are written by their aliases. Raises TypeError for what JSON cannot say, for tags that are not
+    texts, and for an `exclude` that is no id.
     """
-    if tags and not all(isinstance(value, str) for value in tags.values()):
-        raise TypeError(f"the values of tags must be texts: {dict(tags)!r:.200}")
     if isinstance(data, bytes | bytearray | memoryview):
-        return Publication(bytes(data), DataKind.BINARY, exclude, tags=tags)
+        return labelled(bytes(data), DataKind.BINARY, exclude, tags)
     if isinstance(data, str):
-        return Publication(data.encode(), DataKind.TEXT, exclude, tags=tags)
+        return labelled(data.encode(), DataKind.TEXT, exclude, tags)
     if isinstance(data, msgspec.Raw):  # JSON already; protocol frames are separated by line breaks
         bytes(data).decode()  # msgspec does not look into texts
-        return Publication(msgspec.json.format(bytes(data), indent=-1), DataKind.JSON, exclude, tags=tags)
-    return Publication(_written(data), DataKind.JSON, exclude, tags=tags)
+        return labelled(msgspec.json.format(bytes(data), indent=-1), DataKind.JSON, exclude, tags)
+    return labelled(_written(data), DataKind.JSON, exclude, tags)
+
+
+def labelled(data: bytes, kind: DataKind, exclude: bytes, tags: Mapping[str, str] | None) -> Publication:
+    """With what callers say besides. Raises TypeError for tags that are not texts, and an `exclude` that is no id."""
+    if tags and not all(isinstance(value, str) for value in tags.values()):
+        raise TypeError(f"the values of tags must be texts: {dict(tags)!r:.200}")
+    if not isinstance(exclude, bytes):
+        raise TypeError(
+            f"exclude is the `id` of a connection of `join`, which is bytes, and not {type(exclude).__name__}; "
+            "protocol clients (`client_id`) cannot be left out"
+        )
+    return Publication(data, kind, exclude, tags=tags)
 
 
 def _written(data: Any) -> bytes:

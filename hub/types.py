@@ -91,11 +91,11 @@ NOWHERE = StreamPosition(0, "")
 class Publication(Struct, frozen=True):
     """One message of a channel, as it travels between workers.
 
-    `exclude` names the connection that does not want its own message back; empty: everybody gets it. `info` is the
-    client that published, a ClientInfo as JSON, if one did. `delta`: it may be sent as the difference to the one
-    before. `offset` and `epoch` are its place in the history; 0 and empty without one. `before` is the offset of the
-    publication before it, where offsets have leapt; else 0. `trace` is the context of the span in which it was
-    published (W3C `traceparent`), if there is one.
+    `exclude` names the connection, of `join` or of a raw room, that does not want its own message back; empty:
+    everybody gets it. `info` is the client that published, a ClientInfo as JSON, if one did. `delta`: it may be sent as
+    the difference to the one before. `offset` and `epoch` are its place in the history; 0 and empty without one.
+    `before` is the offset of the publication before it, where offsets have leapt; else 0. `trace` is the context of the
+    span in which it was published (W3C `traceparent`), if there is one.
     """
 
     data: bytes

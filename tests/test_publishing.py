@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -137,4 +138,29 @@ def test_what_json_cannot_say(data: object, cause: str) -> None:
     assert str(raised.value).endswith(
         "; give bytes, a str, a model of pydantic, or what JSON can say: dict (by str or numbers), list, int, float, "
         "bool, None, and in them datetime, UUID, Decimal, Enum, dataclasses"
+    )
+
+
+def hub_publish(exclude: Any) -> None:
+    asyncio.run(Hub(Settings(redis_url=None)).publish("room", "x", exclude=exclude))
+
+
+def typed_publish(exclude: Any) -> None:
+    room = Hub(Settings(redis_url=None)).channel("chat:{room}", str)(room="x")
+    asyncio.run(room.publish("x", exclude=exclude))
+
+
+def sync_publish(exclude: Any) -> None:
+    Publisher(Settings(), redis=fakeredis.FakeRedis()).publish("room", "x", exclude=exclude)
+
+
+@pytest.mark.parametrize("publish", [hub_publish, typed_publish, sync_publish])
+@pytest.mark.parametrize("wrong", ["", "client", None, 7])
+def test_ids_that_are_none(publish: Callable[[Any], None], wrong: Any) -> None:
+    """An `Asker.client_id` is a str: whoever takes it for `exclude` is told for whom that works."""
+    with pytest.raises(TypeError) as raised:
+        publish(wrong)
+    assert str(raised.value) == (
+        f"exclude is the `id` of a connection of `join`, which is bytes, and not {type(wrong).__name__}; protocol "
+        "clients (`client_id`) cannot be left out"
     )

@@ -52,6 +52,9 @@ class Desk:
             async for text in connection.iter_text():
                 if text == "fail":
                     raise ZeroDivisionError
+                if text.startswith("mumble"):
+                    await self.hub.publish(f"chat:{room}", Message(text=text), exclude=connection.id)
+                    continue
                 await connection.publish(Message(text=text), exclude_self=text.startswith("whisper"))
         self.ended.append("left")
 
@@ -90,9 +93,9 @@ async def test_a_conversation(ws: Any) -> None:
             websockets.connect(url + "a", proxy=None) as bob,
             websockets.connect(url + "b", proxy=None) as eve,
         ):
-            for text in ("hi", "whispered", "bye"):
+            for text in ("hi", "whispered", "mumbled", "bye"):
                 await ann.send(text)
-            assert [json.loads(await bob.recv())["text"] for _ in range(3)] == ["hi", "whispered", "bye"]
+            assert [json.loads(await bob.recv())["text"] for _ in range(4)] == ["hi", "whispered", "mumbled", "bye"]
             assert [json.loads(await ann.recv())["text"] for _ in range(2)] == ["hi", "bye"]
             await eve.send("alone")
             assert json.loads(await eve.recv()) == {"text": "alone"}

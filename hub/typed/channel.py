@@ -14,7 +14,7 @@ from ..errors import ConfigError
 from ..namespaces import ChannelOptions
 from ..protocol.forms import as_json
 from ..protocol.replies import read_client_info
-from ..publishing import arrange
+from ..publishing import arrange, labelled
 from ..types import ClientInfo, DataKind, PresenceStats, Publication, PublishResult, StreamPosition, channel_name
 from .join import Joined, joined
 from .messages import Consumer, overhearing
@@ -211,9 +211,7 @@ class ChannelHandle(Generic[M]):
         The result has `offset` and `epoch`. Raises ValueError if it is not the model's, MessageTooBig,
         BrokerUnavailable.
         """
-        if tags and not all(isinstance(value, str) for value in tags.values()):
-            raise TypeError(f"the values of tags must be texts: {dict(tags)!r:.200}")
-        publication = Publication(self._rules.model.write(message), DataKind.JSON, exclude, tags=tags)
+        publication = labelled(self._rules.model.write(message), DataKind.JSON, exclude, tags)
         order = arrange(
             self._channel.options, self.name, publication, idempotency_key, version, version_epoch, skip_history, delta
         )

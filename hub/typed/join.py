@@ -28,7 +28,8 @@ M = TypeVar("M")
 class Joined(SharedConnection, Generic[M]):
     """The connection while it is in the channel; made by `chat(room=...).join(websocket)`.
 
-    The endpoint reads, the hub writes: what is published goes to the client by itself.
+    The endpoint reads, the hub writes: what is published goes to the client by itself. Its `id` is what `exclude` of a
+    publication names.
     """
 
     def __init__(self, hub: TypedHub, handle: ChannelHandle[M], model: Model[M], websocket: WebSocket) -> None:
@@ -36,7 +37,6 @@ class Joined(SharedConnection, Generic[M]):
         self._handle = handle
         self._model = model
         self.websocket: WebSocket = websocket
-        # What `exclude` of a publication names.
         self.id: bytes = hub.next_id()
 
     def __repr__(self) -> str:
