@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import cached_property
-from typing import Any, TypeVar, Unpack
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 import redis.asyncio as aioredis
@@ -27,15 +27,12 @@ from .client import Context
 from .config import Settings
 from .console import Console
 from .console_figures import Figures
-from .errors import BrokerUnavailable
 from .exposition import metrics_router
 from .handlers import HANDLERS
 from .health import health_router
 from .log import redact_tokens
 from .memory import MemoryBroker
 from .metrics import HubCollector, Vitals, messages_dropped, render
-from .on_commit import AnySession, on_commit
-from .publishing import Order, PublishOptions, check_size, prepare
 from .pubsub import RedisBroker
 from .raw_users import by_signed_token
 from .siblings import Siblings
@@ -108,8 +105,6 @@ class Hub(TypedHub):
         self._watchdog = Watchdog(self.settings.watchdog)
         # The workers of the same `hub serve`; None elsewhere.
         self.siblings: Siblings | None = None
-        # Publications after a commit that are under way.
-        self._committed: set[asyncio.Task[None]] = set()
         hubs.add(self)
         if tracer_provider is not None or self.settings.tracing:
             self.delivery.tracing = Tracing(self.node, messages_dropped, tracer_provider)
@@ -120,59 +115,6 @@ class Hub(TypedHub):
         self._console: Console | None = None
         if console is not None or self.settings.console_password is not None:
             self._console = Console(self, self.settings, self._figures, console)
-
-    # Publishing after a commit
-
-    def publish_on_commit(
-        self, session: AnySession, channel: str, data: Any, **options: Unpack[PublishOptions]
-    ) -> None:
-        """`publish` when the outermost transaction of `session` is committed, in the order of these calls.
-
-        `session` is a Session or an AsyncSession of SQLAlchemy or SQLModel, in any thread. If it is rolled back nothing
-        is sent, nor what was registered in a SAVEPOINT that is rolled back. `data` is what it is now. The commit does
-        not wait for Redis and never fails for it: what cannot be sent is counted (`unsent`) and logged.
-
-        Raises at once what `publish` raises, except BrokerUnavailable; ConfigError without SQLAlchemy; RuntimeError
-        where neither the hub nor an event loop is running, as in a script: `hub.sync.Publisher` is for those.
-        """
-        self._loop_to_publish_in()
-        order = prepare(self.namespaces, channel, data, **options)
-        check_size(order.publication, self.settings.max_message_size)
-        on_commit(session, self._send_committed, order)
-
-    def _loop_to_publish_in(self) -> asyncio.AbstractEventLoop:
-        """Where the hub runs, or where it would start."""
-        try:
-            return self._loop or asyncio.get_running_loop()
-        except RuntimeError:
-            raise RuntimeError("the hub is not running and here is no event loop: use hub.sync.Publisher") from None
-
-    def _send_committed(self, orders: Sequence[Order]) -> None:
-        """Called by the session, in its thread."""
-        try:
-            # In the hub's own thread too: so what is committed one after the other stays in that order.
-            self._loop_to_publish_in().call_soon_threadsafe(self._issue_all, orders, self._loop is not None)
-        except RuntimeError as error:
-            self.unsent.add(len(orders), last=f"not sent: {error}")
-
-    def _issue_all(self, orders: Sequence[Order], running: bool) -> None:
-        if running and self._loop is None:  # it is not begun anew for what comes too late
-            self.unsent.add(len(orders), last="not sent: the hub has stopped")
-            return
-        for order in orders:  # tasks begin in this order, and each issues its publication before it waits
-            task = asyncio.create_task(self._issue_committed(order), name="hub publish on commit")
-            self._committed.add(task)
-            task.add_done_callback(self._committed.discard)
-
-    async def _issue_committed(self, order: Order) -> None:
-        try:
-            await self.start()
-            await self.issue(order)
-        except BrokerUnavailable:
-            pass  # counted and logged
-        except Exception:
-            log.exception("unexpected fault in a publication on commit in %r", order.channel)
-            self.unsent.add(last="unexpected fault")
 
     # Who may do what
 
@@ -319,9 +261,6 @@ class Hub(TypedHub):
     async def stop(self) -> None:
         self._watchdog.stop()
         await self._figures.stop()
-        await asyncio.sleep(0)  # what sessions have handed over is under way then
-        if self._committed:
-            await asyncio.wait(self._committed, timeout=LAST_WORDS)
         await super().stop()
 
 

@@ -16,7 +16,17 @@ from .namespaces import ChannelOptions, Namespaces
 from .protocol.forms import as_json
 from .types import DataKind, HistoryOptions, Publication, channel_name
 
-__all__ = ["Order", "PublishOptions", "arrange", "check_size", "labelled", "prepare", "publication_of", "unfit"]
+__all__ = [
+    "MessageOptions",
+    "Order",
+    "PublishOptions",
+    "arrange",
+    "check_size",
+    "labelled",
+    "prepare",
+    "publication_of",
+    "unfit",
+]
 
 # For who gave something else.
 PUBLISHABLE = (
@@ -25,8 +35,8 @@ PUBLISHABLE = (
 )
 
 
-class PublishOptions(TypedDict, total=False):
-    """What may be said of a publication besides channel and data; `Hub.publish` says what each means."""
+class MessageOptions(TypedDict, total=False):
+    """What may be said of a message besides its channel; `Hub.publish` says what each means."""
 
     exclude: bytes
     tags: Mapping[str, str] | None
@@ -35,6 +45,11 @@ class PublishOptions(TypedDict, total=False):
     version_epoch: str
     skip_history: bool
     delta: bool
+
+
+class PublishOptions(MessageOptions, total=False):
+    """The same where the channel may be none of the configured ones."""
+
     known: bool
 
 

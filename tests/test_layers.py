@@ -39,6 +39,7 @@ LAYERS = (
         "subscription",
         "handlers",
         "control",
+        "committing",
         "raw_users",
         "ws",
         "shared_connection",

@@ -20,6 +20,7 @@ import redis
 import sqlmodel
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from pydantic import BaseModel, Field
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import (
@@ -31,7 +32,7 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
-from hub import ConfigError, Hub, InvalidChannel, MessageTooBig, Refused, Settings
+from hub import ConfigError, History, Hub, HubError, InvalidChannel, MessageTooBig, Refused, Settings
 from hub.embedded import EmbeddedServer
 from hub.memory import MemoryBroker
 from hub.protocol import envelope
@@ -386,6 +387,66 @@ async def test_one_commit_after_the_other(hub: Hub, engine: Engine) -> None:
                 session.commit()
         session.commit()
     assert await heard(hub) == [str(number) for number in range(1, 101)]
+
+
+# Channels with a model
+
+
+class Message(BaseModel):
+    text: str
+    to: str = Field(default="all", alias="for")
+
+
+async def test_typed_channels(engine: Engine) -> None:
+    """A message of the model as it is now, in order with all else of the session, and never after a rollback."""
+    hub = Hub(Settings(), broker=MemoryBroker())
+    room = hub.channel("chat:{room}", Message, history=History(size=10, ttl=60))(room="orders")
+    async with hub:
+        with Session(engine) as session:
+            room.publish_on_commit(session, message := Message(text="a"), tags={"kind": "order"}, idempotency_key="key")
+            message.text = "b"
+            hub.publish_on_commit(session, CHANNEL, {"text": "c"})
+            room.publish_on_commit(session, message)
+            room.publish_on_commit(session, message, idempotency_key="key")
+            session.commit()
+            room.publish_on_commit(session, message)
+            session.rollback()
+        assert await heard(hub) == ['{"text":"a","for":"all"}', '{"text":"c"}', '{"text":"b","for":"all"}']
+        first = (await room.history()).publications[0]
+        assert (first.data, first.tags) == (Message(text="a"), {"kind": "order"})
+
+
+async def test_refusals_of_typed_channels(engine: Engine) -> None:
+    """Those of `publish` of the same channel, at once; and nothing is registered."""
+    hub = Hub(Settings(), broker=MemoryBroker())
+    room = hub.channel("chat:{room}", Message, history=History(size=10, ttl=60))(room="orders")
+    wrong: tuple[tuple[Any, dict[str, Any]], ...] = (
+        ({"txt": "a"}, {}),
+        (Message(text="x" * 70000), {}),
+        (Message(text="x"), {"tags": {"a": 1}}),
+        (Message(text="x"), {"exclude": "client"}),
+        (Message(text="x"), {"known": True}),
+    )
+    async with hub:
+        with Session(engine) as session:
+            for message, options in wrong:
+                with pytest.raises((HubError, TypeError, ValueError)) as theirs:
+                    await room.publish(message, **options)
+                with pytest.raises(theirs.type) as ours:
+                    room.publish_on_commit(session, message, **options)
+                if "known" not in options:
+                    assert str(ours.value) == str(theirs.value)
+            with pytest.raises(TypeError, match="not Engine"):
+                room.publish_on_commit(engine, Message(text="x"))  # type: ignore[arg-type]
+            session.commit()
+        assert await heard(hub) == []
+
+
+def test_a_typed_channel_in_a_script(engine: Engine) -> None:
+    """As the hub's own."""
+    room = Hub(Settings(), broker=MemoryBroker()).channel("chat:{room}", Message)(room="orders")
+    with Session(engine) as session, pytest.raises(RuntimeError, match=r"use hub\.sync\.Publisher"):
+        room.publish_on_commit(session, Message(text="x"))
 
 
 # Where it is called

@@ -69,6 +69,8 @@ def test_the_program(program: dict[str, Any], capsys: pytest.CaptureFixture[str]
             assert eve.receive_json() == {"author": "bob", "text": "hello"}
         assert http.portal is not None
         assert http.portal.call(program["last_words"], "lobby") == ["hello", "spam", "hi"]
+        http.post("/rooms/attic/close").raise_for_status()
+        assert http.portal.call(program["last_words"], "attic") == ["this room is closed"]
         program["tell"]("spam")
         assert http.portal.call(program["last_words"], "lobby")[0] == "spam"
         printed: list[str] = []

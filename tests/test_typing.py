@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from tests.support.needs import node
@@ -73,10 +75,14 @@ def test_users_programs_are_right_for_mypy(environment: Environment, tmp_path: P
     text = PROGRAM.read_text()
     (tmp_path / "program.py").write_text(text)
     (tmp_path / "tests.py").write_text(TESTS.read_text())
-    (tmp_path / "mistake.py").write_text(text.replace("known=True", 'known="yes"'))
-    (mistake,) = mypy(environment, tmp_path, "program.py", "tests.py", "mistake.py")
-    assert mistake.startswith("mistake.py:")
-    assert 'Argument "known"' in mistake
+    wrong = text.replace("idempotency_key=text, known=True", 'idempotency_key=text, known="yes"')
+    wrong = wrong.replace('session, Message(text="committed"))', 'session, "committed")')
+    (tmp_path / "mistake.py").write_text(wrong)
+    untyped, option = mypy(environment, tmp_path, "program.py", "tests.py", "mistake.py")
+    assert untyped.startswith("mistake.py:")
+    assert option.startswith("mistake.py:")
+    assert 'Argument 2 to "publish_on_commit" of "ChannelHandle"' in untyped
+    assert 'Argument "known"' in option
 
 
 def mypy(environment: Environment, folder: Path, *files: str) -> list[str]:
@@ -115,6 +121,9 @@ def test_the_program_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         assert client.portal.call(program["talk"], "kitchen") == ["hello"]
         answer = client.portal.call(program["ask"])
         assert answer == {"texts": [], "users": [], "clients": 0, "workers": 1, "channels": {}, "ready": True}
+        with Session(create_engine("sqlite://")) as session:
+            client.portal.call(program["talk_on_commit"], session, "kitchen")
+        assert client.portal.call(program["talk"], "kitchen") == ["hello", "committed"]
     assert asyncio.run(two_messages()) == ["one", {"number": 2}]
 
 

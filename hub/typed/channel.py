@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, Unpack
 
 from pydantic import ValidationError
 from starlette.websockets import WebSocket
 
 from ..errors import ConfigError
 from ..namespaces import ChannelOptions
+from ..on_commit import AnySession
 from ..protocol.forms import as_json
 from ..protocol.replies import read_client_info
-from ..publishing import arrange, labelled
+from ..publishing import MessageOptions, Order, arrange, labelled
 from ..types import ClientInfo, DataKind, PresenceStats, Publication, PublishResult, StreamPosition, channel_name
 from .join import Joined, joined
 from .messages import Consumer, overhearing
@@ -211,12 +212,43 @@ class ChannelHandle(Generic[M]):
         The result has `offset` and `epoch`. Raises ValueError if it is not the model's, MessageTooBig,
         BrokerUnavailable.
         """
-        publication = labelled(self._rules.model.write(message), DataKind.JSON, exclude, tags)
-        order = arrange(
-            self._channel.options, self.name, publication, idempotency_key, version, version_epoch, skip_history, delta
+        order = self._order(
+            message,
+            exclude=exclude,
+            tags=tags,
+            idempotency_key=idempotency_key,
+            version=version,
+            version_epoch=version_epoch,
+            skip_history=skip_history,
+            delta=delta,
         )
         await self._hub.start()
         return await self._hub.issue(order)
+
+    def publish_on_commit(self, session: AnySession, message: M, **options: Unpack[MessageOptions]) -> None:
+        """`publish` when the outermost transaction of `session` is committed; see `Hub.publish_on_commit`.
+
+        The message is checked now, and is what it is now. Raises at once what `publish` raises, except
+        BrokerUnavailable; ConfigError without SQLAlchemy; RuntimeError where neither the hub nor an event loop is
+        running.
+        """
+        self._hub.issue_on_commit(session, self._order(message, **options))
+
+    def _order(
+        self,
+        message: M,
+        exclude: bytes = b"",
+        tags: Mapping[str, str] | None = None,
+        idempotency_key: str = "",
+        version: int = 0,
+        version_epoch: str = "",
+        skip_history: bool = False,
+        delta: bool = False,
+    ) -> Order:
+        publication = labelled(self._rules.model.write(message), DataKind.JSON, exclude, tags)
+        return arrange(
+            self._channel.options, self.name, publication, idempotency_key, version, version_epoch, skip_history, delta
+        )
 
     async def history(
         self, *, limit: int = -1, since: StreamPosition | None = None, reverse: bool = False

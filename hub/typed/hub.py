@@ -11,8 +11,8 @@ from typing import Any, ClassVar, TypeVar, Unpack
 from starlette.requests import HTTPConnection
 
 from ..authority import Asker, User
+from ..committing import CommittingHub
 from ..config import Settings
-from ..control import HubNode
 from ..errors import ConfigError
 from ..log import Throttled
 from ..namespaces import ChannelOptions
@@ -34,7 +34,7 @@ M = TypeVar("M")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class TypedHub(HubNode):
+class TypedHub(CommittingHub):
     """A hub with declarations. They are made before it starts, as those of routes are."""
 
     settings: Settings

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 from starlette.requests import HTTPConnection
 
 import hub as package
@@ -148,6 +150,17 @@ async def talk(room: str) -> list[str]:
     history: TypedHistory[Message] = await handle.history(limit=10)
     publications: list[TypedPublication[Message]] = history.publications
     return [each.data.text for each in publications]
+
+
+def talk_on_commit(session: Session, room: str) -> None:
+    chat(room=room).publish_on_commit(session, Message(text="committed"), tags={"kind": "text"}, delta=True)
+    hub.publish_on_commit(session, "news:today", Message(text="committed"), known=True)
+    session.commit()
+
+
+async def talk_on_async_commit(session: AsyncSession, room: str) -> None:
+    chat(room=room).publish_on_commit(session, Message(text="committed"))
+    await session.commit()
 
 
 # Publishing, asking, acting
