@@ -79,8 +79,12 @@ class Settings(BaseSettings):
     examples: bool = Field(default=False, description="Serve the examples at /examples, for everybody.")
 
     # Logging and watching
-    log_format: Literal["text", "json"] = Field(default="text", description="Shape of log lines.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Shape of the log lines of `hub serve`; in your own application logging is yours."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that `hub serve` logs."
+    )
     metrics: Literal["private", "public", "off"] = Field(
         default="private", description="Who may read /metrics; private: who has an API key or is on the same machine."
     )

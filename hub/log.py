@@ -15,7 +15,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-__all__ = ["RedactQuery", "Throttled", "configure", "extra_of", "redact_tokens"]
+__all__ = ["JsonFormatter", "RedactQuery", "Throttled", "configure", "extra_of", "redact_tokens"]
 
 _SECRET_PARAMETER = re.compile(r"(?i)\b(token|sub_token|access_token|api_key|key)=(?!…)[^&\s\"']+")
 
@@ -88,7 +88,9 @@ class _TextFormatter(logging.Formatter):
         return super().formatMessage(record) + fields
 
 
-class _JsonFormatter(logging.Formatter):
+class JsonFormatter(logging.Formatter):
+    """An event as one line of JSON."""
+
     def format(self, record: logging.LogRecord) -> str:
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -107,7 +109,7 @@ def configure(style: Literal["text", "json"], level: str) -> None:
     """Set up the root logger of a `hub serve` process."""
     handler = logging.StreamHandler(sys.stderr)
     text = _TextFormatter("%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s")
-    handler.setFormatter(_JsonFormatter() if style == "json" else text)
+    handler.setFormatter(JsonFormatter() if style == "json" else text)
     handler.addFilter(_redaction)
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     # Start and stop of each process are told by the supervisor.

@@ -422,7 +422,8 @@ class _Session:
         complaint = self._complaint or (": Redis is reading its data" if self.feed.loading else "")
         state = self.ready, "" if self.ready else complaint
         if state != told and self.ready:
-            log.info("relay through %s works", self._broker.name)
+            # The end of an outage is to be seen wherever its beginning was.
+            log.log(logging.INFO if told is None else logging.WARNING, "relay through %s works", self._broker.name)
         elif state != told:
             log.error("relay through %s does not work%s", self._broker.name, complaint)
         return state

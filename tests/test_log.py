@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -69,6 +72,20 @@ def test_text(lines: list[str]) -> None:
     first, second = lines
     assert first.endswith(" hub.test: hello connection='c1' user='a b'")
     assert second.endswith(" hub.test: hello")
+
+
+def test_in_an_application_of_ones_own() -> None:
+    """The page's example, in a process of its own: lines of the hub's, from INFO on, as JSON and without secrets."""
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    (example,) = [code for code in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S) if "dictConfig" in code]
+    said = """
+logging.getLogger("hub.redis").debug("too much")
+logging.getLogger("hub.redis").info("GET /ws?token=s3cret", extra={"connection": "c1"})
+logging.getLogger("other").info("the application's")
+"""
+    done = subprocess.run([sys.executable, "-c", example + said], capture_output=True, text=True, check=True)
+    (line,) = map(json.loads, done.stderr.splitlines())
+    assert (line["logger"], line["message"], line["connection"]) == ("hub.redis", "GET /ws?token=…", "c1")
 
 
 async def visit() -> None:

@@ -428,10 +428,31 @@ def test_the_log_of_an_outage(redis: MiniRedis, caplog: pytest.LogCaptureFixture
     lines = [record.getMessage() for record in caplog.records]
     assert lines.count("relay through redis://mini:6379/0 works") == 2
     assert lines.count("relay through redis://mini:6379/0 does not work") == 1
+    # Python drops what is no warning where nobody has set up logging, and an outage would seem to last.
+    assert levels_of_works(caplog) == [logging.INFO, logging.WARNING]
     assert lines.count("feed: the connection to redis://mini:6379/0 broke (reset by peer); connecting again") == 1
     assert lines.count("publications of 1 channels may be missing until it is back") == 1
     assert sum("trying again" in line for line in lines) == 1
     assert len(lines) == 7
+
+
+def levels_of_works(caplog: pytest.LogCaptureFixture) -> list[int]:
+    return [record.levelno for record in caplog.records if record.getMessage().endswith(" works")]
+
+
+def test_the_log_of_a_late_start(redis: MiniRedis, caplog: pytest.LogCaptureFixture) -> None:
+    """Redis that was away at first is back as loudly as it was missed."""
+    caplog.set_level(logging.INFO, "hub.redis")
+
+    async def main() -> None:
+        redis.refused = {b"PUBLISH": "NOPERM no channel"}
+        async with started(ready=False):
+            await asyncio.sleep(10)
+            redis.refused = {}
+            await asyncio.sleep(10)
+
+    run_virtually(main)
+    assert levels_of_works(caplog) == [logging.WARNING]
 
 
 def test_the_log_says_why_it_is_not_ready(redis: MiniRedis, caplog: pytest.LogCaptureFixture) -> None:
