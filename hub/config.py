@@ -99,8 +99,9 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         default=None,
         validation_alias=AliasChoices("HUB_REDIS_URL", "redis_url", "REDIS_URL"),
-        description="redis://, rediss://, unix:// or redis+sentinel:// URL; without one the hub starts a server of its "
-        "own.",
+        description="redis://, rediss://, unix:// or redis+sentinel:// URL; without one `hub serve` starts a server of "
+        "its own, and `Hub()` in your own application relays in the memory of its process (and warns in a worker that "
+        "may have others beside it).",
     )
     redis_timeout: float = Field(default=3.0, gt=0, le=60, description="Silence of Redis that counts as an outage.")
     publish_timeout: float = Field(

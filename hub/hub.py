@@ -154,8 +154,10 @@ class HubCore:
         asked for it. With `known` the channel's namespace must be configured and take such data; else it is like one
         without a namespace.
 
-        Raises Refused (102) for a namespace that is not known, BrokerUnavailable if Redis is away (it says whether the
-        publication may have been sent), InvalidChannel, MessageTooBig, TypeError for what JSON cannot say.
+        Raises Refused (102) for a namespace that is not known (with `known`) and for a name that none of a namespace's
+        typed channels has; Refused (107) for data that do not fit a typed channel's model, or the namespace's format
+        (with `known`); BrokerUnavailable if Redis is away (it says whether the publication may have been sent);
+        InvalidChannel, MessageTooBig, TypeError for what JSON cannot say.
         """
         await self.start()
         return await self.issue(

@@ -89,8 +89,9 @@ class Publisher:
         have been sent, nothing is sent by itself. Each step, to connect and to be answered, takes `publish_timeout`
         seconds at most. It blocks: in a coroutine await `Hub.publish`.
 
-        Raises Refused (102) for a namespace that is not known (with `known`), BrokerUnavailable, InvalidChannel,
-        MessageTooBig, TypeError for what JSON cannot say.
+        Raises Refused (102) for a namespace that is not known (with `known`), Refused (107) for data that do not fit it
+        (with `known`, or a typed channel's model), BrokerUnavailable, InvalidChannel, MessageTooBig, TypeError for what
+        JSON cannot say.
         """
         return self._send(
             self._prepare(

@@ -77,6 +77,27 @@ async def test_a_time_limit_of_raw_clients(room: float, user: float) -> None:
         assert (await raw.wait_closed(3)).code == 3005
 
 
+async def test_a_login_by_cookie_is_asked_again() -> None:
+    """Without a refresh a protocol client is closed after the grace, and comes back with the cookie it has then."""
+    hub, app = made()
+    cookies: list[str | None] = []
+
+    @hub.authenticate
+    async def authenticate(connection: HTTPConnection, token: str | None) -> User | bool:
+        cookies.append(connection.cookies.get("session"))
+        return cookies[-1] == "new" or User(id="ann", expire_at=time.time() + 60)
+
+    async with Cluster(app, workers=1) as cluster:
+        first = await cluster.client(headers={"cookie": "session=old"})
+        await cluster.advance(84)
+        assert not first.closed
+        assert (await first.wait_closed(3)).code == 3005
+        second = await cluster.client(headers={"cookie": "session=new"})
+        await cluster.advance(100)
+        assert not second.closed
+    assert cookies == ["old", "new"]
+
+
 @pytest.mark.parametrize("end", [math.inf, datetime.now(UTC)])
 async def test_times_of_raw_clients(end: Any) -> None:
     """Infinity is never; what is no time lets nobody in, and leaves nothing behind."""

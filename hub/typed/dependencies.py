@@ -41,7 +41,7 @@ NOTHING = object()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What a function is called for: `Annotated[hub.Event, Depends(Hub.event)]`.
+    """What a function is called for: `Annotated[Event, Depends(hub.event)]`, where `hub` is your `Hub`.
 
     `channel` is empty for a call by `rpc`, `client` None for a message that a consumer gets. `code` and `reason` are
     those of the close in `on_disconnect`.
