@@ -262,11 +262,11 @@ class Client:
 
     # The connection's life
 
-    def begin(self, principal: Principal) -> None:
-        """`connect` was granted."""
+    def begin(self, principal: Principal, *, by_token: bool) -> None:
+        """`connect` was granted; who is known by something else than a token is not told to refresh it."""
         self.user, self.info = principal.user, principal.info
         self.expire_at = principal.expire_at
-        self.refreshes = bool(principal.expire_at)
+        self.refreshes = by_token and bool(principal.expire_at)
         if principal.subs:
             self.token_subs = frozenset(principal.subs)
         self.context.clients.add(self)

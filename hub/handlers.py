@@ -64,14 +64,14 @@ async def _connecting(client: Client, command: Command) -> None:
     context = client.context
     assert client.connection is not None
     principal = await context.authority.connect(client.connection, body.token)
-    client.begin(principal)
+    client.begin(principal, by_token=bool(body.token))
     subs = await _subscribe_server_side(client, principal.subs, body.subs)
     settings = context.settings
     result = ConnectResult(
         client.client_id,
         __version__,
         expires=client.refreshes,
-        ttl=ttl(client.expire_at),
+        ttl=ttl(client.expire_at) if client.refreshes else 0,
         subs=subs,
         ping=max(1, round(settings.ping_interval)),
         pong=True,

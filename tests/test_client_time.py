@@ -262,3 +262,22 @@ async def test_the_applications_own_tokens_are_refreshed_by_it() -> None:
         await asyncio.sleep(0.1)
         assert session.closed is Disconnects.INVALID_TOKEN
         assert seen == ["one", "two", "three"]
+
+
+@in_virtual_time
+async def test_a_login_without_a_token_is_not_refreshed() -> None:
+    """A client that is told that its token expires, and has none, gives up; one that is closed with 3005 comes back."""
+    async with world() as w:
+
+        @w.hub.authenticate
+        async def who(connection: HTTPConnection, token: str | None) -> User:
+            return User(id="ann", expire_at=time.time() + 60)
+
+        session = w.open()
+        granted = (await session.ask(1, connect={}))["connect"]
+        assert "expires" not in granted
+        assert "ttl" not in granted
+        await answering(session, 59)
+        assert session.closed is None
+        await answering(session, 27)
+        assert session.closed is Disconnects.EXPIRED
