@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -17,6 +25,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from .environment import Environment
 from .errors import ConfigError
 from .namespaces import BUILT_IN, OPEN, ChannelOptions, Namespaces
 from .types import SlowPolicy
@@ -204,13 +213,14 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        *("redis_url", "token", "console_password", "token_hmac_secret_key", "token_hmac_previous_secret_key", "uds"),
+        *("redis_url", "token", "console_password", "token_hmac_secret_key", "token_hmac_previous_secret_key"),
+        *("host", "uds", "config"),
         mode="before",
     )
     @classmethod
-    def _empty_is_unset(cls, value: Any) -> Any:
-        """`HUB_TOKEN=` in a Compose or environment file means no token, not an empty one."""
-        return None if value == "" else value
+    def _empty_is_unset(cls, value: Any, info: ValidationInfo) -> Any:
+        """Nor in a file or an option: an empty host would listen on all interfaces, an empty token is nobody's."""
+        return cls.model_fields[info.field_name or ""].default if value == "" else value
 
     @field_validator("redis_url")
     @classmethod
@@ -252,7 +262,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         path = init_settings().get("config") or os.environ.get("HUB_CONFIG")
-        sources = (init_settings, env_settings)
+        sources = (init_settings, Environment(settings_cls))
         return (*sources, TomlConfigSettingsSource(settings_cls, Path(path))) if path else sources
 
     @classmethod

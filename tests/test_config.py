@@ -13,6 +13,8 @@ from hub.config import Settings, WireOptions
 from hub.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
+# Of these an empty one has a meaning of its own.
+LISTS = ("origins", "api_key", "forwarded_allow_ips")
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +53,37 @@ def test_empty_variables_are_unset(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "")
     settings = Settings.load()
     assert (settings.token, settings.api_key, settings.redis_url, settings.uds) == (None, (), None, None)
+
+
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name not in LISTS])
+def test_an_empty_variable_is_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The file decides what its setting is, or the default: `HUB_HOST=` listened on all interfaces.
+
+    And `HUB_TOKEN=`, where Compose knew no value, let everybody in whom the file kept out.
+    """
+    file = tmp_path / "hub.toml"
+    file.write_text('host = "::1"\ntoken = "a static token of clients"\n')
+    expected = Settings.load(config=file)
+    monkeypatch.setenv(f"HUB_{name.upper()}", "")
+    assert Settings.load(config=file) == expected
+
+
+def test_an_empty_list_is_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No origins, no keys, no proxies, whatever the file says."""
+    file = tmp_path / "hub.toml"
+    file.write_text('origins = "*"\napi_key = "key"\nforwarded_allow_ips = "*"\n')
+    for name in LISTS:
+        monkeypatch.setenv(f"HUB_{name.upper()}", "")
+    settings = Settings.load(config=file)
+    assert (settings.origins, settings.api_key, settings.forwarded_allow_ips) == ((), (), "")
+
+
+def test_an_empty_host_is_unset_everywhere(tmp_path: Path) -> None:
+    """In the file, as an option, and in Python."""
+    file = tmp_path / "hub.toml"
+    file.write_text('host = ""\n')
+    hosts = {Settings.load(config=file).host, Settings.load(host="").host, Settings(host="").host}
+    assert hosts == {"127.0.0.1"}
 
 
 @pytest.mark.parametrize(
