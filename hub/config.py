@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -25,14 +27,17 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from .environment import Environment
+from .environment import Environment, variable_of
 from .errors import ConfigError
 from .namespaces import BUILT_IN, OPEN, ChannelOptions, Namespaces
 from .types import SlowPolicy
 
-__all__ = ["Settings", "WireOptions"]
+__all__ = ["Settings", "WireOptions", "sourced"]
 
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
+
+# What names a setting in a sentence: its first word, and others that are no English, as ping_interval.
+_NAMES = re.compile(r"\A[\w.-]+\w|\b[a-z]+_\w+")
 
 LEAST_PASSWORD = 8
 
@@ -275,7 +280,7 @@ class Settings(BaseSettings):
         try:
             settings = cls(**given)
         except ValidationError as error:
-            raise ConfigError(*map(_sentence, error.errors())) from None
+            raise ConfigError(*(sourced(_sentence(fault), given) for fault in error.errors())) from None
         except ValueError as error:  # a TOML file that cannot be parsed
             raise ConfigError(f"config: {path}: {error}") from None
         if path:
@@ -314,8 +319,20 @@ def _reveal(value: Any) -> Any:
     return [_reveal(item) for item in value] if isinstance(value, tuple) else value
 
 
+def sourced(sentence: str, given: Collection[str]) -> str:
+    """With the variable behind each setting that it names and the environment decides; `given` are the options."""
+
+    def name(found: re.Match[str]) -> str:
+        setting = found[0].partition(".")[0]
+        known = setting in Settings.model_fields and setting not in given
+        variable = variable_of(setting) if known else ""
+        return f"{found[0]} ({variable})" if variable else found[0]
+
+    return _NAMES.sub(name, sentence)
+
+
 def _sentence(fault: Any) -> str:
-    name = ".".join(str(part) for part in fault["loc"])
+    name = ".".join(str(part) for part in fault["loc"]).replace("HUB_REDIS_URL", "redis_url")  # an alias
     text = str(fault["msg"]).removeprefix("Value error, ")
     return f"{name}: {text}" if name else text
 

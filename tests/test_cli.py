@@ -58,9 +58,10 @@ def test_bad_values_of_serve(run: Run, arguments: list[str], said: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("HUB_WORKERS", "many", "workers"),
-        ("HUB_DRAIN", "-1", "drain"),
-        ("HUB_PING_TIMEOUT", "60", "ping_timeout must not be longer than ping_interval"),
+        ("HUB_WORKERS", "many", "workers (HUB_WORKERS): "),
+        ("HUB_DRAIN", "-1", "drain (HUB_DRAIN): "),
+        ("HUB_PING_TIMEOUT", "60", "ping_timeout (HUB_PING_TIMEOUT) must not be longer than ping_interval"),
+        ("HUB_NAMESPACES", "{", "namespaces (HUB_NAMESPACES): this is not JSON"),
         ("REDIS_URL", "localhost:6379", "redis://, rediss://, unix://"),
     ],
 )

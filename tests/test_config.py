@@ -86,6 +86,47 @@ def test_an_empty_host_is_unset_everywhere(tmp_path: Path) -> None:
     assert hosts == {"127.0.0.1"}
 
 
+def test_the_address_of_a_service_is_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes sets HUB_PORT in all pods of a namespace that has a Service named `hub`: no `Hub()` started there."""
+    for scheme in ("tcp", "udp", "sctp"):
+        monkeypatch.setenv("HUB_PORT", f"{scheme}://10.96.12.7:8000")
+        assert Settings.load().port == 8000
+    monkeypatch.setenv("HUB_PORT", "http://10.96.12.7")
+    with pytest.raises(ConfigError):
+        Settings.load()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("HUB_PORT", "x", "port (HUB_PORT): Input should be a valid integer"),
+        ("REDIS_URL", "localhost", "redis_url (REDIS_URL): a Redis URL begins with"),
+        ("HUB_REDIS_URL", "localhost", "redis_url (HUB_REDIS_URL): a Redis URL begins with"),
+        ("HUB_NAMESPACES", '{"a": {"history_ttl": "s"}}', "namespaces.a.history_ttl (HUB_NAMESPACES): "),
+        ("HUB_NAMESPACES", '{"a": s3cret}', "namespaces (HUB_NAMESPACES): this is not JSON: Expecting value: line 1"),
+        ("HUB_PING_INTERVAL", "5", "ping_timeout must not be longer than ping_interval (HUB_PING_INTERVAL)"),
+    ],
+)
+def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str) -> None:
+    """Without what is in it."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        Settings.load(redis_timeout=1)
+    assert str(caught.value).startswith(sentence)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_variable_that_decides_nothing_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option wins over it; and what is in the file has its name there."""
+    file = tmp_path / "hub.toml"
+    file.write_text('drain = "x"\n')
+    monkeypatch.setenv("HUB_PORT", "8001")
+    monkeypatch.setenv("HUB_DRAIN", "")
+    with pytest.raises(ConfigError) as caught:
+        Settings.load(config=file, port="x")
+    assert [str(sentence).partition(":")[0] for sentence in caught.value.args] == ["port", "drain"]
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

@@ -118,6 +118,14 @@ def test_the_variables_are_settings() -> None:
         assert set(re.findall(r"HUB_[A-Z_]+", path.read_text())) <= SETTING_VARIABLES, path
 
 
+def test_no_pod_has_service_links() -> None:
+    """With them the Service named `hub` puts HUB_PORT=tcp://... beside the settings."""
+    specs = [manifest.get("spec") or {} for manifest in MANIFESTS.values()]
+    pods = [spec["template"]["spec"] for spec in specs if "template" in spec]
+    assert pods
+    assert all(pod["enableServiceLinks"] is False for pod in pods)
+
+
 def test_the_drain_fits_into_the_grace() -> None:
     """With five seconds to spare; and the notice is longer than readiness takes to be noticed."""
     grace = POD["terminationGracePeriodSeconds"]
