@@ -16,7 +16,7 @@ from .cli_api import COMMANDS as API_COMMANDS
 from .cli_codegen import codegen
 from .cli_config import config
 from .cli_token import token
-from .config import Settings
+from .config import Settings, warn_of_unknown_variables
 from .errors import ConfigError, HubError
 from .log import configure
 
@@ -79,6 +79,7 @@ def serve(**options: Any) -> None:
 
     settings = Settings.load(**options)
     configure(settings.log_format, settings.log_level)
+    warn_of_unknown_variables()
     if settings.examples:
         from .examples.gallery import with_examples
 

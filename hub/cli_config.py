@@ -12,6 +12,7 @@ import click
 
 from .cli_remote import printable
 from .config import Settings
+from .environment import unknown_variables
 from .errors import ConfigError
 from .namespaces import ChannelOptions
 
@@ -171,7 +172,8 @@ def _date(seconds: int) -> str:
 
 
 def warnings_of(settings: Settings, file: Path) -> Iterator[str]:
-    """One sentence for each setting that is good for trying things out only."""
+    """One sentence for each setting that is good for trying things out only, and each variable that is none."""
+    yield from unknown_variables(Settings.model_fields)
     if settings.client_insecure:
         yield "client_insecure is on: everybody may subscribe, publish and read everywhere"
     elif _anonymous(settings) and settings.host not in ("127.0.0.1", "::1", "localhost"):

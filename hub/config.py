@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -27,12 +29,15 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from .environment import Environment, variable_of
+from .environment import Environment, unknown_variables, variable_of
 from .errors import ConfigError
 from .namespaces import BUILT_IN, OPEN, ChannelOptions, Namespaces
 from .types import SlowPolicy
 
-__all__ = ["Settings", "WireOptions", "sourced"]
+__all__ = ["Settings", "WireOptions", "sourced", "warn_of_unknown_variables"]
+
+log: logging.Logger = logging.getLogger("hub.config")
+
 
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
 
@@ -317,6 +322,13 @@ def _reveal(value: Any) -> Any:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     return [_reveal(item) for item in value] if isinstance(value, tuple) else value
+
+
+@cache
+def warn_of_unknown_variables() -> None:
+    """Through the log, once a process."""
+    for sentence in unknown_variables(Settings.model_fields):
+        log.warning("%s", sentence)
 
 
 def sourced(sentence: str, given: Collection[str]) -> str:

@@ -24,7 +24,7 @@ from .authority import Asker, Authority
 from .broker import Broker
 from .channel_ws import ChannelEndpoint
 from .client import Context
-from .config import Settings
+from .config import Settings, warn_of_unknown_variables
 from .console import Console
 from .console_figures import Figures
 from .exposition import metrics_router
@@ -90,7 +90,7 @@ class Hub(TypedHub):
         """
         if not isinstance(console, Depends | None):
             raise TypeError(f"console is a dependency, Depends(your_function), not {console!r}")
-        self.settings: Settings = settings or Settings.load()
+        self.settings: Settings = settings or _from_environment()
         namespaces = self.settings.channels
         super().__init__(
             broker or _broker(self.settings, redis),
@@ -262,6 +262,12 @@ class Hub(TypedHub):
         self._watchdog.stop()
         await self._figures.stop()
         await super().stop()
+
+
+def _from_environment() -> Settings:
+    settings = Settings.load()
+    warn_of_unknown_variables()
+    return settings
 
 
 def _broker(settings: Settings, redis: str | aioredis.Redis | None) -> Broker:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -10,7 +13,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from .errors import ConfigError
 
-__all__ = ["Environment", "variable_of"]
+__all__ = ["Environment", "unknown_variables", "variable_of"]
 
 PREFIX = "HUB_"
 # Lists, of which an empty one says something: none, nobody.
@@ -18,6 +21,10 @@ _LISTS = frozenset({"HUB_API_KEY", "HUB_FORWARDED_ALLOW_IPS", "HUB_ORIGINS"})
 # Kubernetes tells the pods of a namespace where its services are ("service links"): if one is named `hub`, HUB_PORT is
 # tcp://10.96.12.7:8000 in all of them, and nobody has set it.
 _SERVICE = ("tcp://", "udp://", "sctp://")
+# The others that it sets, also of services named `hub-…`.
+_LINK = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)")
+# Of the command line, and of this project's tests.
+_OTHERS = re.compile(r"URL|FAULTS|FAKETIME|PID|TEST_\w+")
 
 
 class Environment(EnvSettingsSource):
@@ -40,6 +47,23 @@ def variable_of(setting: str) -> str:
     sought = [PREFIX + setting.upper()] + ["REDIS_URL"] * (setting == "redis_url")
     found = {name.upper(): name for name, value in os.environ.items() if _is_set(name.upper(), value)}
     return next((found[name] for name in sought if name in found), "")
+
+
+def unknown_variables(settings: Collection[str]) -> Iterator[str]:
+    """A sentence for each `HUB_*` that nobody reads. A misspelt secret would leave the hub open without a word."""
+    known = [name.upper() for name in settings]
+    for variable in sorted(os.environ):
+        name = variable.upper()
+        if name.startswith(PREFIX) and not _is_known(name.removeprefix(PREFIX), os.environ[variable], known):
+            near = difflib.get_close_matches(name.removeprefix(PREFIX), known, 1)
+            proposal = f": is {PREFIX}{near[0]} meant?" if near else ""
+            yield f"{variable} is no setting and is ignored{proposal}"
+
+
+def _is_known(name: str, value: str, settings: Collection[str]) -> bool:
+    if name in settings or _OTHERS.fullmatch(name) or _LINK.fullmatch(name):
+        return True
+    return name.endswith("_PORT") and value.startswith(_SERVICE)
 
 
 def _is_set(name: str, value: str | None) -> bool:
