@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
-    AliasChoices,
     Field,
     SecretStr,
     ValidationError,
@@ -73,7 +72,6 @@ class Settings(BaseSettings):
         env_prefix="HUB_",
         extra="ignore",
         frozen=True,
-        populate_by_name=True,
         hide_input_in_errors=True,
         allow_inf_nan=False,  # no timer can be set to never
     )
@@ -117,7 +115,6 @@ class Settings(BaseSettings):
     # Redis
     redis_url: SecretStr | None = Field(
         default=None,
-        validation_alias=AliasChoices("HUB_REDIS_URL", "redis_url", "REDIS_URL"),
         description="redis://, rediss://, unix:// or redis+sentinel:// URL; without one `hub serve` starts a server of "
         "its own, and `Hub()` in your own application relays in the memory of its process (and warns in a worker that "
         "may have others beside it).",
@@ -344,7 +341,7 @@ def sourced(sentence: str, given: Collection[str]) -> str:
 
 
 def _sentence(fault: Any) -> str:
-    name = ".".join(str(part) for part in fault["loc"]).replace("HUB_REDIS_URL", "redis_url")  # an alias
+    name = ".".join(str(part) for part in fault["loc"])
     text = str(fault["msg"]).removeprefix("Value error, ")
     return f"{name}: {text}" if name else text
 

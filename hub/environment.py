@@ -16,6 +16,8 @@ from .errors import ConfigError
 __all__ = ["Environment", "unknown_variables", "variable_of"]
 
 PREFIX = "HUB_"
+# The only setting with two variables; the first one wins.
+_REDIS_URL = ("HUB_REDIS_URL", "REDIS_URL")
 # Lists, of which an empty one says something: none, nobody.
 _LISTS = frozenset({"HUB_API_KEY", "HUB_FORWARDED_ALLOW_IPS", "HUB_ORIGINS"})
 # Kubernetes tells the pods of a namespace where its services are ("service links"): if one is named `hub`, HUB_PORT is
@@ -32,7 +34,10 @@ class Environment(EnvSettingsSource):
 
     def __init__(self, settings: type[BaseSettings]) -> None:
         super().__init__(settings)
-        self.env_vars = {name: value for name, value in self.env_vars.items() if _is_set(name.upper(), value)}
+        found = {name: value for name, value in self.env_vars.items() if _is_set(name.upper(), value)}
+        if url := found.get("redis_url"):  # as a name of the setting it would not win over the file
+            found.setdefault("hub_redis_url", url)
+        self.env_vars = found
 
     def prepare_field_value(self, field_name: str, field: FieldInfo, value: Any, value_is_complex: bool) -> Any:
         """Raises ConfigError for what is not JSON and should be; the base class would not say where it is wrong."""
@@ -44,7 +49,7 @@ class Environment(EnvSettingsSource):
 
 def variable_of(setting: str) -> str:
     """The variable that decides `setting` if no option does; empty if none is set."""
-    sought = [PREFIX + setting.upper()] + ["REDIS_URL"] * (setting == "redis_url")
+    sought = _REDIS_URL if setting == "redis_url" else (PREFIX + setting.upper(),)
     found = {name.upper(): name for name, value in os.environ.items() if _is_set(name.upper(), value)}
     return next((found[name] for name in sought if name in found), "")
 

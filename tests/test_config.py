@@ -47,6 +47,18 @@ def test_redis_url_and_origins_from_the_environment(monkeypatch: pytest.MonkeyPa
     assert Settings.load().redis_url.get_secret_value() == "redis://two"  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("variable", ["REDIS_URL", "HUB_REDIS_URL"])
+def test_the_redis_url_comes_from_where_the_others_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """With either name: REDIS_URL did not win over the file."""
+    file = tmp_path / "hub.toml"
+    file.write_text('redis_url = "redis://file"\n')
+    monkeypatch.setenv(variable, "redis://variable")
+    found = (Settings.load(config=file).redis_url, Settings.load(config=file, redis_url="redis://option").redis_url)
+    assert [url and url.get_secret_value() for url in found] == ["redis://variable", "redis://option"]
+
+
 def test_empty_variables_are_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     """`HUB_TOKEN=` in a Compose file turns tokens off; it does not ask for an empty one that nobody sends."""
     for name in ("HUB_TOKEN", "HUB_API_KEY", "REDIS_URL", "HUB_UDS"):
