@@ -14,7 +14,7 @@ import click
 from . import __version__
 from .cli_api import COMMANDS as API_COMMANDS
 from .cli_codegen import codegen
-from .cli_config import config
+from .cli_config import config, prove
 from .cli_token import token
 from .config import Settings, warn_of_unknown_variables
 from .errors import ConfigError, HubError
@@ -78,12 +78,9 @@ def serve(**options: Any) -> None:
     from .supervisor import Supervisor
 
     settings = Settings.load(**options)
+    prove(settings, [name for name, value in options.items() if value is not None])
     configure(settings.log_format, settings.log_level)
     warn_of_unknown_variables()
-    if settings.examples:
-        from .examples.gallery import with_examples
-
-        with_examples(settings)  # the workers would find the same faults, but not say it in one line
 
     async def run() -> int:
         return await Supervisor(settings).run()

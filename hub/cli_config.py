@@ -1,22 +1,24 @@
-"""`hub config check`: what a configuration file means, and what in it an attacker would like."""
+"""`hub config check`: whether the hub starts with a file, what it means, and what in it an attacker would like."""
 
 from __future__ import annotations
 
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import click
 
+from .authority import Authority
 from .cli_remote import printable
-from .config import Settings
+from .config import Settings, sourced
 from .environment import unknown_variables
 from .errors import ConfigError
 from .namespaces import ChannelOptions
+from .redis_link import private_pool
 
-__all__ = ["config"]
+__all__ = ["config", "prove"]
 
 # RFC 7518 §3.2: a key of HS256 has at least the size of the hash.
 LEAST_SECRET = 32
@@ -39,6 +41,7 @@ def check(file: Path) -> None:
     """
     try:
         settings = Settings.load(config=file)
+        prove(settings)
     except ConfigError as error:
         for sentence in error.args:
             click.echo(f"hub: {' '.join(str(sentence).split())}", err=True)
@@ -46,6 +49,41 @@ def check(file: Path) -> None:
     _explain(settings)
     for warning in warnings_of(settings, file):
         click.echo(f"warning: {warning}", err=True)
+
+
+def prove(settings: Settings, given: Collection[str] = ()) -> None:
+    """Build what a worker builds of them, and connect nowhere: its faults are sentences here, and there a traceback.
+
+    `given` are the settings that options of the command line decided. Raises ConfigError with all that is wrong.
+    """
+    faults: list[str] = []
+    for build in (_with_examples, _authority, _relay):
+        try:
+            build(settings)
+        except ConfigError as error:
+            faults += [sourced(str(sentence), given) for sentence in error.args]
+    if faults:
+        raise ConfigError(*faults)
+
+
+def _with_examples(settings: Settings) -> None:
+    if settings.examples:
+        from .examples.gallery import with_examples  # eight programs, for those who want them
+
+        with_examples(settings)
+
+
+def _authority(settings: Settings) -> None:
+    Authority(settings, settings.channels)
+
+
+def _relay(settings: Settings) -> None:
+    if settings.redis_url is None:
+        return
+    try:
+        private_pool(settings.redis_url.get_secret_value(), settings.redis_timeout, "hub")
+    except ConfigError as error:  # it does not know where the URL comes from
+        raise ConfigError(f"redis_url: {error}") from None
 
 
 def _explain(settings: Settings) -> None:

@@ -277,12 +277,14 @@ class Settings(BaseSettings):
         """Settings with `overrides` on top (None means: not given). Raises ConfigError, one sentence a fault."""
         given = {name: value for name, value in overrides.items() if value is not None}
         path = given.get("config") or os.environ.get("HUB_CONFIG")
-        if path and not Path(path).is_file():
-            raise ConfigError(f"config: there is no file {str(path)!r}")
         try:
+            if path and not Path(path).is_file():
+                raise ConfigError(f"config: there is no file {str(path)!r}")
             settings = cls(**given)
         except ValidationError as error:
             raise ConfigError(*(sourced(_sentence(fault), given) for fault in error.errors())) from None
+        except OSError as error:
+            raise ConfigError(f"config: {str(path)!r} cannot be read: {error.strerror}") from None
         except ValueError as error:  # a TOML file that cannot be parsed
             raise ConfigError(f"config: {path}: {error}") from None
         if path:

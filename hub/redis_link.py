@@ -13,9 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, cast
+from urllib.parse import urlsplit
 
 import hiredis
 import redis.asyncio as aioredis
@@ -172,6 +174,7 @@ def _pool(source: str | aioredis.Redis, timeout: float, options: dict[str, Any])
     if isinstance(source, str):
         if source.startswith(SENTINEL_SCHEMES):
             return sentinel_pool(source, timeout, options)
+        _check_database(source)
         origin = Pool.from_url(source)
     else:
         origin = source.connection_pool
@@ -179,6 +182,13 @@ def _pool(source: str | aioredis.Redis, timeout: float, options: dict[str, Any])
         return sentinel_pool(origin, timeout, options)
     inherited = without_maintenance(origin.connection_kwargs)
     return Pool(connection_class=origin.connection_class, **{**inherited, **options})
+
+
+def _check_database(url: str) -> None:
+    """redis-py takes 0 where the path is no number, and 12 for /1/2. Raises ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme != "unix" and not re.fullmatch(r"(/\d*)?/?", parts.path):
+        raise ValueError("the database is a number")
 
 
 def describe(pool: Pool) -> str:

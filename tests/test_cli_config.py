@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from tests.support.command_line import Run, command_line
+from tests.support.pem import public_pem
 
 Check = Callable[[str], tuple[int, str, str]]
 
@@ -146,7 +148,9 @@ def test_an_empty_file(check: Check) -> None:
 
 def test_other_keys(check: Check) -> None:
     """A token key of any kind closes the hub to clients without one."""
-    _, out, _ = check('token_rsa_public_key = "x"\ntoken_ecdsa_public_key = "y"\napi_key = "a key of sixteen"\n')
+    keys = rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP256R1())
+    pems = zip(("token_rsa_public_key", "token_ecdsa_public_key"), map(public_pem, keys), strict=True)
+    _, out, _ = check("".join(f'{name} = """{pem}"""\n' for name, pem in pems) + 'api_key = "a key of sixteen"\n')
     assert "clients with a token" in out
     assert "  tokens            RSA, ECDSA\n" in out
     assert "  server API        with 1 key\n" in out
@@ -174,6 +178,55 @@ def test_other_faults(check: Check, text: str, said: str) -> None:
     status, _, err = check(text)
     assert (status, err.count("\n")) == (2, 1)
     assert said in err
+
+
+# What the settings themselves cannot know to be wrong; here with the beginning of the sentence.
+UNUSABLE = [
+    ('token_rsa_public_key = "garbage"', "token_rsa_public_key is not a public key in PEM format"),
+    ('token_ecdsa_public_key = "garbage"', "token_ecdsa_public_key is not a public key in PEM format"),
+    ('token_hmac_secret_key = "ssh-rsa AAAA"', "token_hmac_secret_key is not a secret"),
+    ('token_jwks_public_endpoint = "ftp://x"', "token_jwks_public_endpoint"),
+    ('token_jwks_public_endpoint = "no url"', "token_jwks_public_endpoint"),
+    ('redis_url = "redis://h:notaport/0"', "redis_url: the Redis URL cannot be used"),
+    ('redis_url = "redis://h/abc"', "redis_url: the Redis URL cannot be used"),
+    ('redis_url = "redis://h/0?foo=1"', "redis_url: the Redis URL cannot be used"),
+    ('redis_url = "redis+sentinel://h1,h2"', "redis_url: the Redis URL cannot be used"),
+    ('examples = true\ntoken = "a token of the clients"', "examples: everybody may use them"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), UNUSABLE)
+def test_what_would_not_start(check: Check, run: Run, tmp_path: Path, text: str, said: str) -> None:
+    """`check` approved of it, and then `hub serve` ended, some of them with a worker's traceback: both say the same."""
+    checked = check(text)
+    served = run("serve", "--config", str(tmp_path / "hub.toml"), "--host", "no.such.host.invalid")
+    assert checked == served
+    status, out, err = checked
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"hub: {said}")
+
+
+def test_an_unusable_variable_is_named(check: Check, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all that is wrong; but an option wins over a variable."""
+    monkeypatch.setenv("HUB_TOKEN_RSA_PUBLIC_KEY", "garbage")
+    monkeypatch.setenv("REDIS_URL", "redis://h/abc")
+    _, _, err = check('redis_url = "redis://h"')
+    key, url = err.splitlines()
+    assert key == "hub: token_rsa_public_key (HUB_TOKEN_RSA_PUBLIC_KEY) is not a public key in PEM format"
+    assert url.startswith("hub: redis_url (REDIS_URL): the Redis URL cannot be used")
+    assert "redis_url: the Redis URL cannot be used" in run("serve", "--redis-url", "redis://h/abc")[2]
+
+
+def test_nothing_is_connected(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither Redis, nor the key set, nor is there an event loop to do it in."""
+
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("there is a connection or an event loop")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("asyncio.new_event_loop", refuse)
+    text = 'redis_url = "redis://127.0.0.1:1/0"\ntoken_jwks_public_endpoint = "https://127.0.0.1:1/keys"\n'
+    assert check(text)[0] == 0
 
 
 def test_no_file(run: Run) -> None:

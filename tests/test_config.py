@@ -169,6 +169,21 @@ def test_a_bad_file_is_refused(tmp_path: Path, text: str) -> None:
         Settings.load(config=file)
 
 
+@pytest.mark.parametrize("failing", ["open", "is_file"])
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    """It was a traceback: the file is root's with the mode 0600, or in a folder of that kind."""
+    file = tmp_path / "hub.toml"
+    file.touch()
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, failing, denied)
+    with pytest.raises(ConfigError) as caught:
+        Settings.load(config=file)
+    assert str(caught.value) == f"config: {str(file)!r} cannot be read: Permission denied"
+
+
 def test_secrets_are_not_shown() -> None:
     """Neither repr nor an error shows a token, a key or a password."""
     secret = "s3cret"

@@ -212,6 +212,8 @@ async def test_the_address_of_a_sentinel() -> None:
         f"redis://hub:{SECRET}@redis.example:6379/0",  # not quoted: the slash ends the host
         f"redis://:{QUOTED}@redis.example:port",
         f"redis://:{QUOTED}@redis.example?db=first",
+        f"redis://:{QUOTED}@redis.example/first",  # which redis-py takes for database 0
+        f"rediss://:{QUOTED}@redis.example/1/2",  # and this for 12
         f"redis://:{QUOTED}@redis.example?no_such_option=1",
         f"http://:{QUOTED}@redis.example",
     ],
@@ -222,6 +224,12 @@ async def test_addresses_that_cannot_be_used(url: str) -> None:
         RedisBroker(url)
     assert "s3cret" not in str(failure.value)
     assert failure.value.__suppress_context__
+
+
+@pytest.mark.parametrize(("path", "database"), [("", 0), ("/", 0), ("/3", 3), ("/3/", 3), ("?db=3", 3)])
+async def test_the_database_of_an_address(path: str, database: int) -> None:
+    """In the path, or as an option."""
+    assert describe(private_pool(f"redis://redis.example{path}", 1, "x")) == f"redis://redis.example:6379/{database}"
 
 
 # Logging in
