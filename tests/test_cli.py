@@ -40,7 +40,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         (["--redis-url", "redis://:s3cret@localhost:port"], "the Redis URL cannot be used"),
         (["--redis-url", "redis://:s3cret@localhost/0?nonsense=1"], "the Redis URL cannot be used"),
         (["--config", "nothing.toml"], "there is no file 'nothing.toml'"),
-        (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid:8000"),
+        (["--uds", "x" * 200], "AF_UNIX path too long"),
         (["--no-such-option"], "No such option"),
         (["surplus"], "unexpected extra argument"),
     ],
@@ -82,6 +82,21 @@ def test_a_bad_file(run: Run, tmp_path: Path) -> None:
     assert "has unknown settings: wrokers" in run("serve", "--config", str(path))[2]
     path.write_text("= 4\n")
     assert f"hub: config: {path}: " in run("serve", "--config", str(path))[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid:8000: "),
+        (["--host", "203.0.113.1"], "cannot listen on 203.0.113.1:8000: "),
+    ],
+)
+def test_what_may_be_over_in_a_moment(run: Run, arguments: list[str], said: str) -> None:
+    """A DNS that does not answer, an address that is not there yet: status 1, upon which systemd tries again."""
+    status, out, err = run("serve", *arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith(f"hub: {said}")
+    assert err.count("\n") == 1
 
 
 def test_help_and_version(run: Run) -> None:

@@ -14,7 +14,7 @@ import redis
 
 from hub import embedded
 from hub.embedded import EmbeddedServer, find_server
-from hub.errors import ConfigError
+from hub.errors import StartError
 from tests.support.processes import wait_gone
 
 pytestmark = pytest.mark.timed
@@ -110,7 +110,7 @@ def test_reviving_can_be_tried_again(binary: Path, tmp_path: Path) -> None:
         server.process.wait(5)
         program(tmp_path, "exit 3")
         for _ in range(2):
-            with pytest.raises(ConfigError, match="does not start"):
+            with pytest.raises(StartError, match="does not start"):
                 server.revive()
         program(tmp_path, f'exec {binary} "$@"')
         assert server.revive()
@@ -126,7 +126,7 @@ def test_reviving_can_be_tried_again(binary: Path, tmp_path: Path) -> None:
 def test_a_server_that_does_not_start(tmp_path: Path, text: str, said: str) -> None:
     """It is told with what the server said, and nothing is left behind."""
     server = EmbeddedServer(program(tmp_path, text))
-    with pytest.raises(ConfigError, match=f"does not start.*{said}"):
+    with pytest.raises(StartError, match=f"does not start.*{said}"):
         server.start()
     assert not Path(server.url.removeprefix("unix://")).parent.exists()
     assert not server.revive()
@@ -136,14 +136,14 @@ def test_a_server_that_does_not_come_to_accept(tmp_path: Path, monkeypatch: pyte
     """It has ten seconds, and is ended then."""
     monkeypatch.setattr(embedded, "START_TIMEOUT", 0.2)
     server = EmbeddedServer(program(tmp_path, "exec sleep 60"))
-    with pytest.raises(ConfigError, match="does not start"):
+    with pytest.raises(StartError, match="does not start"):
         server.start()
     assert server.process is None
 
 
 def test_a_binary_that_cannot_be_run(tmp_path: Path) -> None:
     """Not found, or not executable: one sentence."""
-    with pytest.raises(ConfigError, match="does not start: No such file"):
+    with pytest.raises(StartError, match="does not start: No such file"):
         EmbeddedServer(tmp_path / "nothing").start()
 
 

@@ -194,12 +194,12 @@ def no_redis(tmp_path: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(package.parent), "PATH": str(tmp_path / "bin")}
 
 
-def refused(*arguments: str, env: dict[str, str]) -> str:
-    """What `hub serve` says when it does not start: one line, with status 2."""
+def refused(*arguments: str, env: dict[str, str], status: int = 2) -> str:
+    """What `hub serve` says when it does not start: one line, with status 2 if its settings are at fault."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HUB_", "REDIS_"))}
     command = [sys.executable, "-m", "hub", "serve", "--port", "0", *arguments]
     done = subprocess.run(command, env={**environment, **env}, capture_output=True, text=True, timeout=20)
-    assert done.returncode == 2
+    assert done.returncode == status
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     return done.stderr
@@ -223,12 +223,20 @@ async def test_one_worker_without_any_redis_runs_in_memory(no_redis: dict[str, s
 
 
 def test_a_port_in_use_is_one_line() -> None:
-    """With the address and the reason."""
+    """With the address and the reason; status 1, as it may be free in a moment."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert refused("--port", str(port), env={}) == (
+        assert refused("--port", str(port), env={}, status=1) == (
             f"hub: cannot listen on 127.0.0.1:{port}: Address already in use\n"
         )
+
+
+def test_a_redis_of_its_own_that_does_not_start(no_redis: dict[str, str]) -> None:
+    """Memory may be short for a while: status 1, too."""
+    server = Path(no_redis["PATH"]) / "redis-server"
+    server.write_text("#!/bin/sh\nexit 1\n")
+    server.chmod(0o755)
+    assert "redis-server does not start; it said: nothing" in refused(env=no_redis, status=1)
 
 
 # Unix sockets
@@ -253,7 +261,7 @@ async def test_a_unix_socket_also_where_a_stale_one_is(tmp_path: Path) -> None:
         assert await asyncio.wait_for(bob.recv(), 5) == "hi"
         await asyncio.gather(ann.close(), bob.close())
         assert f"listening on unix socket {path}" in hub.log
-        assert f"cannot listen on {path}" in refused("--uds", str(path), env={})
+        assert f"cannot listen on {path}" in refused("--uds", str(path), env={}, status=1)
         assert await asyncio.to_thread(stop, hub) < 3
         assert not path.exists()
         assert "Traceback" not in hub.log

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hub.config import Settings
-from hub.errors import ConfigError
+from hub.errors import ConfigError, StartError
 from hub.sockets import bind, private_folder
 
 
@@ -29,7 +29,7 @@ def test_a_port(host: str) -> None:
     """Names, IPv4 and IPv6; it listens when the call returns, so no connection is refused while workers start."""
     try:
         sock = bind(settings(host=host))
-    except ConfigError as error:
+    except StartError as error:
         if host == "::1" and os.strerror(errno.EADDRNOTAVAIL) in str(error):
             pytest.skip("this machine has no IPv6")
         raise
@@ -41,7 +41,7 @@ def test_a_port_that_is_taken() -> None:
     """One sentence with the address and the reason."""
     with bind(settings()) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"^cannot listen on 127.0.0.1:{port}: Address already in use$"):
+        with pytest.raises(StartError, match=rf"^cannot listen on 127.0.0.1:{port}: Address already in use$"):
             bind(settings(port=port))
 
 
@@ -51,7 +51,7 @@ def test_a_port_that_is_taken() -> None:
 )
 def test_an_address_that_is_not_ours(host: str, reason: str) -> None:
     """Nor resolvable."""
-    with pytest.raises(ConfigError, match=rf"^cannot listen on {host}:0: ({reason})"):
+    with pytest.raises(StartError, match=rf"^cannot listen on {host}:0: ({reason})"):
         bind(settings(host=host))
 
 
@@ -79,7 +79,7 @@ def test_a_unix_socket_that_is_taken(tmp_path: Path) -> None:
         busy.bind(str(path))
         busy.listen(0)
         waiting.connect(str(path))
-        with pytest.raises(ConfigError, match=rf"^cannot listen on {path}: Address already in use$"):
+        with pytest.raises(StartError, match=rf"^cannot listen on {path}: Address already in use$"):
             bind(settings(uds=path))
     assert path.exists()
 
@@ -89,13 +89,13 @@ def test_a_path_that_is_no_socket(tmp_path: Path, make: Callable[[Path], None]) 
     """It is not ours to remove."""
     path = tmp_path / "precious"
     make(path)
-    with pytest.raises(ConfigError, match="Address already in use"):
+    with pytest.raises(StartError, match="Address already in use"):
         bind(settings(uds=path))
     assert path.exists()
 
 
 def test_a_path_that_is_too_long(tmp_path: Path) -> None:
-    """The reason is told though the system has no name for it."""
+    """The reason is told though the system has no name for it. It stays too long: the setting is at fault."""
     with pytest.raises(ConfigError, match="AF_UNIX path too long"):
         bind(settings(uds=tmp_path / ("x" * 200)))
 
