@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from rich.console import Console
@@ -95,13 +96,13 @@ class Worker:
     async def spawn(cls, listening: socket.socket, settings: bytes, path: Path) -> Worker:
         """`path` is where it answers the other workers. Raises OSError."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "hub.worker", str(listening.fileno()), str(path)),
+            # -P: nothing is imported from the current directory, which may be anybody's.
+            *(sys.executable, "-P", "-m", "hub.worker", str(listening.fileno()), str(path)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             pass_fds=(listening.fileno(),),
             start_new_session=True,  # Ctrl+C is for the supervisor, which drains the workers
-            # Every setting comes through the pipe; secrets need not stand in one more process's environment.
-            env={name: value for name, value in os.environ.items() if name not in SETTING_VARIABLES},
+            env=_environment(),
         )
         assert process.stdin is not None
         process.stdin.write(settings + b"\n")
@@ -149,6 +150,18 @@ class Worker:
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
+
+
+def _environment() -> dict[str, str]:
+    """Of a worker."""
+    # Every setting comes through the pipe; secrets need not stand in one more process's environment.
+    given = {name: value for name, value in os.environ.items() if name not in SETTING_VARIABLES}
+    package = Path(__file__).parent
+    # Without the first: that is the program's folder or the current directory, which a worker does not look at.
+    found = PathFinder.find_spec(package.name, sys.path if sys.flags.safe_path else sys.path[1:])
+    if found is None or found.origin != str(package / "__init__.py"):  # a source tree that is not installed
+        given["PYTHONPATH"] = os.pathsep.join(filter(None, (str(package.parent), given.get("PYTHONPATH"))))
+    return given
 
 
 class Slot:

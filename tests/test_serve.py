@@ -97,6 +97,34 @@ async def test_sighup_replaces_all_workers_without_a_gap() -> None:
         assert hub.process.poll() is None
 
 
+# What they run
+
+
+def test_the_current_directory_is_not_where_workers_come_from(tmp_path: Path) -> None:
+    """A `hub.py` or `uvicorn.py` of a stranger there is not run, with the hub's secrets or at all."""
+    for name in ("hub", "uvicorn", "redis"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('code of the current directory')")
+    # As the program `hub` does: its own folder, not the current one, is on its path.
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "hub"
+    program.write_text("from hub.cli import main\nmain()\n")
+    root = Path(__file__).parents[1]
+    with hub_serve(program=(sys.executable, str(program)), env={"PYTHONPATH": str(root)}, cwd=tmp_path) as hub:
+        assert hub.status("/health/live") == 200
+        assert "code of the current directory" not in hub.log
+
+
+def test_a_source_tree_that_is_not_installed(tmp_path: Path) -> None:
+    """`python -m hub serve` in it: the workers come from there as well, not from a hub that is installed."""
+    root = Path(__file__).parents[1]
+    (tmp_path / "hub").symlink_to(root / "hub")
+    with hub_serve(env={"PYTHONPATH": ""}, cwd=tmp_path) as hub:
+        (worker,) = workers(hub)
+        if sys.platform == "linux":
+            environment = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
+            assert f"PYTHONPATH={tmp_path}".encode() in environment
+
+
 # The end
 
 

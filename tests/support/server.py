@@ -89,6 +89,7 @@ def hub_serve(
     ready: bool = True,
     wrapper: Sequence[str] = (),
     program: Sequence[str] = (sys.executable, "-m", "hub"),
+    cwd: Path | None = None,
 ) -> Iterator[HubProcess]:
     """Run `hub serve --port 0 ARGUMENTS` and wait until it is ready; ended on leaving.
 
@@ -104,6 +105,7 @@ def hub_serve(
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 env={**clean, "PYTHONUNBUFFERED": "1", **(env or {})},
+                cwd=cwd,
             )
         hub = HubProcess(process, output)
         try:
