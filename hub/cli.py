@@ -71,19 +71,21 @@ def serve(**options: Any) -> None:
 
     \b
     SIGTERM  close the connections spread over --drain seconds, then end
-    SIGHUP   replace the workers one after another
+    SIGHUP   load the settings again, and replace the workers one after another
     """
     if os.name == "nt":
         raise ConfigError("hub serve needs a POSIX system; embed the hub in an application and run it with uvicorn")
     from .supervisor import Supervisor
 
-    settings = Settings.load(**options)
-    prove(settings, [name for name, value in options.items() if value is not None])
-    configure(settings.log_format, settings.log_level)
-    warn_of_unknown_variables()
+    def load() -> Settings:
+        settings = Settings.load(**options)
+        prove(settings, [name for name, value in options.items() if value is not None])
+        configure(settings.log_format, settings.log_level)
+        warn_of_unknown_variables()
+        return settings
 
     async def run() -> int:
-        return await Supervisor(settings).run()
+        return await Supervisor(load).run()
 
     sys.exit(asyncio.run(run()))
 

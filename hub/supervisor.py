@@ -41,6 +41,8 @@ GRACE = 4.0
 FIRST_PAUSE, LONGEST_PAUSE, STABLE = 0.1, 5.0, 10.0
 # How often the embedded Redis is looked after, and the pause after it did not start again.
 LOOK, REVIVE_PAUSE = 0.25, 5.0
+# Settings that the listening socket, the places and the relay were made with.
+LASTING = ("host", "port", "uds", "workers", "redis_url")
 SETTING_VARIABLES = {"REDIS_URL", *(f"HUB_{name.upper()}" for name in Settings.model_fields)}
 
 
@@ -81,8 +83,10 @@ def choose_relay(settings: Settings) -> Relay:
 class Worker:
     """One worker process."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, patience: float) -> None:
+        """`patience` is for its drain."""
         self._process = process
+        self._patience = patience
         self.pid: int = process.pid
         self._serving = False
         # Done when it asks for another worker in its place.
@@ -93,7 +97,7 @@ class Worker:
         self.end: asyncio.Task[int] = asyncio.create_task(process.wait(), name=f"hub worker {self.pid}")
 
     @classmethod
-    async def spawn(cls, listening: socket.socket, settings: bytes, path: Path) -> Worker:
+    async def spawn(cls, listening: socket.socket, settings: bytes, patience: float, path: Path) -> Worker:
         """`path` is where it answers the other workers. Raises OSError."""
         process = await asyncio.create_subprocess_exec(
             # -P: nothing is imported from the current directory, which may be anybody's.
@@ -106,7 +110,7 @@ class Worker:
         )
         assert process.stdin is not None
         process.stdin.write(settings + b"\n")
-        worker = cls(process)
+        worker = cls(process, patience)
         worker.end.add_done_callback(lambda _: path.unlink(missing_ok=True))  # if it was killed
         return worker
 
@@ -130,10 +134,10 @@ class Worker:
                 if line == b"retire\n" and not self.wish.done():
                     self.wish.set_result(None)
 
-    async def terminate(self, patience: float) -> None:
+    async def terminate(self) -> None:
         """SIGTERM, wait for the drain, SIGKILL."""
         self._signal(signal.SIGTERM)
-        await asyncio.wait((self.end,), timeout=patience)
+        await asyncio.wait((self.end,), timeout=self._patience)
         if not self.end.done():
             log.error("worker %d did not end in its drain window; killing it", self.pid)
             self.kill()
@@ -167,10 +171,9 @@ def _environment() -> dict[str, str]:
 class Slot:
     """The place of one worker. All that happens to it happens in `run`, one thing after another."""
 
-    def __init__(self, spawn: Callable[[], Awaitable[Worker]], stopping: asyncio.Future[None], patience: float) -> None:
+    def __init__(self, spawn: Callable[[], Awaitable[Worker]], stopping: asyncio.Future[None]) -> None:
         self._spawn = spawn
         self._stopping = stopping
-        self._patience = patience
         self._loop = asyncio.get_running_loop()
         # From `give_notice` on.
         self._noticed = False
@@ -178,7 +181,7 @@ class Slot:
         self._workers: set[Worker] = set()
         self._retiring: asyncio.Task[None] | None = None
         # The next request of `renew`; its result is the future that answers it.
-        self._renewal: asyncio.Future[asyncio.Future[None]] = self._loop.create_future()
+        self._renewal: asyncio.Future[asyncio.Future[bool]] = self._loop.create_future()
 
     async def run(self) -> bool:
         """Keep a worker running until the stop; false if the first did not start."""
@@ -196,13 +199,16 @@ class Slot:
                 await asyncio.wait((self._stopping,), timeout=pause)
             return True
         finally:
-            await asyncio.gather(*(worker.terminate(self._patience) for worker in tuple(self._workers)))
+            await asyncio.gather(*(worker.terminate() for worker in tuple(self._workers)))
 
-    async def renew(self) -> None:
-        """Bring a new worker into service, then retire the old one; returns when that has ended."""
-        answer: asyncio.Future[None] = self._loop.create_future()
+    async def renew(self) -> bool:
+        """Bring a new worker into service, then retire the old one; returns when that has ended.
+
+        False if the new one did not start: the old one stays.
+        """
+        answer: asyncio.Future[bool] = self._loop.create_future()
         self._renewal.set_result(answer)
-        await asyncio.shield(answer)
+        return await asyncio.shield(answer)
 
     def give_notice(self) -> None:
         """The end is near: whoever serves here is not ready any more."""
@@ -232,7 +238,7 @@ class Slot:
             return worker
         ready.cancel()
         if not self._stopping.done():
-            await worker.terminate(self._patience)
+            await worker.terminate()
             log.error("worker %d failed to start (status %s)", worker.pid, worker.end.result())
         return None
 
@@ -250,34 +256,44 @@ class Slot:
 
     async def _exchange(self, old: Worker) -> Worker:
         """As somebody asked for by `renew`, or the worker itself: the one that serves from now on."""
-        answer = self._loop.create_future()
+        answer: asyncio.Future[bool] = self._loop.create_future()
         if self._renewal.done():
             answer, self._renewal = self._renewal.result(), self._loop.create_future()
         new = await self._start()
         if new is None:
             log.error("worker %d stays", old.pid)
             old.wish = self._loop.create_future()
-            answer.set_result(None)
+            answer.set_result(False)
             return old
         log.info("worker %d takes the place of %d", new.pid, old.pid)
         old.wish.cancel()
         # Not awaited here: the new one may need a restart before the old one has drained.
-        self._retiring = asyncio.create_task(old.terminate(self._patience))
-        self._retiring.add_done_callback(lambda _: answer.set_result(None))
+        self._retiring = asyncio.create_task(old.terminate())
+        self._retiring.add_done_callback(lambda _: answer.set_result(True))
         return new
 
 
 # Everything together
 
 
+def reloaded(old: Settings, new: Settings) -> Settings:
+    """`new`, except for what takes a restart: that is as before, and a warning names it."""
+    kept = {name: getattr(old, name) for name in LASTING if getattr(old, name) != getattr(new, name)}
+    if kept:
+        log.warning("%s: what has changed there takes a restart", ", ".join(kept))
+    return new.model_copy(update=kept)
+
+
 class Supervisor:
-    """Runs until SIGTERM or SIGINT; SIGHUP replaces the workers one by one.
+    """Runs until SIGTERM or SIGINT; SIGHUP loads the settings again and replaces the workers one by one.
 
     The end comes in three steps, and another signal skips one: not ready (`drain_notice`), drain, killed.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, load: Callable[[], Settings]) -> None:
+        """`load` may raise ConfigError: so does this, while a reload keeps the settings that it has."""
+        self._load = load
+        self._settings = load()
         # Set by `run`.
         self._socket: socket.socket
         self._relay: Relay
@@ -310,9 +326,7 @@ class Supervisor:
     async def _run(self) -> int:
         loop = asyncio.get_running_loop()
         self._stopping = loop.create_future()
-        patience = self._settings.drain + GRACE
-        places = range(self._settings.workers)
-        self._slots = [Slot(partial(self._spawn, place), self._stopping, patience) for place in places]
+        self._slots = [Slot(partial(self._spawn, place), self._stopping) for place in range(self._settings.workers)]
         loop.add_signal_handler(signal.SIGTERM, self._on_signal)
         loop.add_signal_handler(signal.SIGINT, self._on_signal)
         reload = asyncio.Event()
@@ -333,7 +347,8 @@ class Supervisor:
 
     def _spawn(self, place: int) -> Awaitable[Worker]:
         path = Path(self._folder.name) / f"{place}.{next(self._serials)}"
-        return Worker.spawn(self._socket, self._settings.for_worker(self._relay.url), path)
+        settings = self._settings
+        return Worker.spawn(self._socket, settings.for_worker(self._relay.url), settings.drain + GRACE, path)
 
     def _on_signal(self) -> None:
         if self._settings.drain_notice and self._notice is None:
@@ -370,8 +385,19 @@ class Supervisor:
         while True:
             await reload.wait()
             reload.clear()
-            for slot in self._slots:
-                await slot.renew()
+            await self._reload()
+
+    async def _reload(self) -> None:
+        before = self._settings
+        try:
+            self._settings = reloaded(before, self._load())
+        except (ConfigError, OSError, ValueError) as error:  # anything can stand in a file that is being written
+            log.error("the settings stay as they were: %s", " ".join(str(error).split()))
+            return
+        for slot in self._slots:
+            if not await slot.renew() and slot is self._slots[0]:  # nobody has them yet, and nobody shall
+                self._settings = before
+                return
 
     async def _revive_relay(self) -> None:
         server = self._relay.server

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,13 @@ def stop(hub: HubProcess, number: int = signal.SIGTERM) -> float:
     hub.process.send_signal(number)
     assert hub.process.wait(20) == 0
     return time.monotonic() - start
+
+
+def wait_for(condition: Callable[[], bool], timeout: float = 20) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 async def joined(hub: HubProcess, count: int) -> list[Member]:
@@ -95,6 +102,42 @@ async def test_sighup_replaces_all_workers_without_a_gap() -> None:
         async with room_across(hub):
             pass
         assert hub.process.poll() is None
+
+
+def test_sighup_loads_the_settings_again(tmp_path: Path) -> None:
+    """A leaked key that was replaced in the file is of no use any more; what cannot change in place is named."""
+    file = tmp_path / "hub.toml"
+    file.write_text('api_key = "leaked"\nmessage_rate = 7')
+    with serving("--config", str(file), "--drain", "0", HUB_MESSAGE_RATE="9") as hub:
+        assert [hub.publish_status("room", 1, key) for key in ("leaked", "new")] == [200, 401]
+        [old] = workers(hub)
+        file.write_text('api_key = "new"\nworkers = 3\nredis_url = "redis://:s3cret@127.0.0.1:1"')
+        hub.process.send_signal(signal.SIGHUP)
+        wait_gone([old], 20)
+        assert [hub.publish_status("room", 1, key) for key in ("leaked", "new")] == [401, 200]
+        [line] = [line for line in hub.log.splitlines() if "WARNING" in line]
+        assert line.endswith("workers, redis_url: what has changed there takes a restart")
+        assert "s3cret" not in hub.log
+        assert len(workers(hub)) == 1
+
+
+def test_sighup_with_settings_that_are_wrong(tmp_path: Path) -> None:
+    """One line says why, and who serves goes on as before; when it is put right, the next is of use."""
+    file = tmp_path / "hub.toml"
+    file.write_text('api_key = "old"')
+    with serving("--config", str(file), "--drain", "0") as hub:
+        before = workers(hub)
+        file.write_text("api_kei = 1")
+        hub.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "ERROR" in hub.log)
+        [line] = [line for line in hub.log.splitlines() if "ERROR" in line]
+        assert line.endswith(f"the settings stay as they were: config: {file} has unknown settings: api_kei")
+        assert workers(hub) == before
+        assert hub.publish_status("room", 1, "old") == 200
+        file.write_text('api_key = "new"')
+        hub.process.send_signal(signal.SIGHUP)
+        wait_gone(before, 20)
+        assert [hub.publish_status("room", 1, key) for key in ("old", "new")] == [401, 200]
 
 
 # What they run

@@ -16,7 +16,7 @@ from hub import supervisor
 from hub.config import Settings
 from hub.embedded import EmbeddedServer
 from hub.errors import ConfigError
-from hub.supervisor import Slot, choose_relay
+from hub.supervisor import Slot, choose_relay, reloaded
 from tests.support.clock import run_virtually
 from tests.support.waiting import eventually
 
@@ -70,6 +70,24 @@ def test_no_server_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_relay(settings(workers=2))
 
 
+# New settings
+
+
+def test_what_cannot_change_in_place(caplog: pytest.LogCaptureFixture) -> None:
+    """It is as it was, and one warning names it without its value; everything else is new."""
+    old = settings(host="127.0.0.1", workers=2, token="old", drain=3)
+    new = reloaded(old, settings(host="::1", workers=3, redis_url="redis://:s3cret@redis", token="new"))
+    assert new == settings(host="127.0.0.1", workers=2, redis_url=None, token="new")
+    [line] = caplog.messages
+    assert line == "host, workers, redis_url: what has changed there takes a restart"
+
+
+def test_nothing_has_changed_that_cannot(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is said."""
+    assert reloaded(settings(token="old"), settings(token="new")) == settings(token="new")
+    assert not caplog.messages
+
+
 # The place of a worker
 
 
@@ -90,9 +108,9 @@ class FakeWorker:
         self.serving = self._ready and not self.end.done()
         return self.serving
 
-    async def terminate(self, patience: float) -> None:
+    async def terminate(self) -> None:
         self.terminated = True
-        await asyncio.wait((self.end,), timeout=patience if self._stubborn else 1)
+        await asyncio.wait((self.end,), timeout=PATIENCE if self._stubborn else 1)
         self.exit(0)
 
     def kill(self) -> None:
@@ -111,7 +129,7 @@ class Place:
         self.plans = list(plans)
         self.workers: list[Any] = []
         self.stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.slot = Slot(self.spawn, self.stopping, PATIENCE)
+        self.slot = Slot(self.spawn, self.stopping)
         self.running = asyncio.create_task(self.slot.run())
 
     async def spawn(self) -> Any:
@@ -217,7 +235,7 @@ async def test_a_renewal_leaves_no_gap() -> None:
     await asyncio.sleep(0.1)
     assert old.terminated
     assert not renewal.done()
-    await renewal
+    assert await renewal
     assert old.end.done()
     assert not new.terminated
     assert await place.stop()
@@ -229,7 +247,7 @@ async def test_a_renewal_that_fails_keeps_the_old_worker() -> None:
     place = Place({}, {"ready": False}, OSError("no more processes"))
     old = await place.serves(1)
     for _ in range(2):
-        await place.slot.renew()
+        assert not await place.slot.renew()
         assert not old.terminated
         assert not old.end.done()
     assert await place.stop()
