@@ -6,27 +6,30 @@ event loop; `hub.compat` for code of the FastAPI tutorial and of broadcaster; `h
 WebSocket class.
 """
 
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
 
-from .authority import Allow, Asker, User
-from .config import Settings
-from .control import NodeInfo
-from .embed import Hub
-from .errors import (
-    BrokerUnavailable,
-    ConfigError,
-    Denied,
-    Disconnect,
-    Error,
-    HubError,
-    InvalidChannel,
-    MessageTooBig,
-    Refused,
-)
-from .namespaces import ChannelOptions
-from .tokens import Override
-from .typed import ChannelHandle, Event, History, Joined, TypedChannel, TypedHistory, TypedPublication
-from .types import ClientInfo, DataKind, HistoryResult, PresenceStats, Publication, PublishResult, StreamPosition
+if TYPE_CHECKING:
+    from .authority import Allow, Asker, User
+    from .config import Settings
+    from .control import NodeInfo
+    from .embed import Hub
+    from .errors import (
+        BrokerUnavailable,
+        ConfigError,
+        Denied,
+        Disconnect,
+        Error,
+        HubError,
+        InvalidChannel,
+        MessageTooBig,
+        Refused,
+    )
+    from .namespaces import ChannelOptions
+    from .tokens import Override
+    from .typed import ChannelHandle, Event, History, Joined, TypedChannel, TypedHistory, TypedPublication
+    from .types import ClientInfo, DataKind, HistoryResult, PresenceStats, Publication, PublishResult, StreamPosition
 
 __all__ = [
     "Allow",
@@ -61,3 +64,30 @@ __all__ = [
     "TypedPublication",
     "User",
 ]
+
+# Where they are, for whoever asks: `hub serve` minds signals before it has imported all of them.
+_HOMES = {
+    "authority": "Allow Asker User",
+    "config": "Settings",
+    "control": "NodeInfo",
+    "embed": "Hub",
+    "errors": "BrokerUnavailable ConfigError Denied Disconnect Error HubError InvalidChannel MessageTooBig Refused",
+    "namespaces": "ChannelOptions",
+    "tokens": "Override",
+    "typed": "ChannelHandle Event History Joined TypedChannel TypedHistory TypedPublication",
+    "types": "ClientInfo DataKind HistoryResult PresenceStats Publication PublishResult StreamPosition",
+}
+
+if not TYPE_CHECKING:  # type checkers would take every name for known
+
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
+
+        for home, names in _HOMES.items():
+            if name in names.split():
+                value = globals()[name] = getattr(import_module(f".{home}", __name__), name)
+                return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

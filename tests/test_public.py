@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import logging
 import pkgutil
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +28,22 @@ def test_the_package_is_a_table_of_contents() -> None:
     """`hub` offers what its documentation names, and no more."""
     assert hub.__all__ == sorted(hub.__all__)
     assert {"Hub", "HubError", "Settings"} <= set(hub.__all__)
+
+
+def test_what_is_imported_when_it_is_asked_for() -> None:
+    """Each public name is the one that type checkers see, and nothing else is there."""
+    tree = ast.parse(Path(hub.__file__).read_text())
+    seen = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level
+        for alias in node.names
+    }
+    assert sorted(seen) == hub.__all__
+    assert {name: home for home, names in hub._HOMES.items() for name in names.split()} == seen
+    assert set(hub.__all__) <= set(dir(hub))
+    with pytest.raises(AttributeError, match="module 'hub' has no attribute 'Nothing'"):
+        _ = hub.Nothing
 
 
 def test_each_close_has_a_code_and_a_reason() -> None:
