@@ -71,7 +71,8 @@ def serve(**options: Any) -> None:
 
     \b
     SIGTERM  close the connections spread over --drain seconds, then end
-    SIGHUP   load the settings again, and replace the workers one after another
+    SIGHUP   load the settings again, and replace the workers one after another;
+             from a terminal that was closed, and without nohup, the same as SIGTERM
     """
     if os.name == "nt":
         raise ConfigError("hub serve needs a POSIX system; embed the hub in an application and run it with uvicorn")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import logging
 import os
@@ -284,6 +285,14 @@ def reloaded(old: Settings, new: Settings) -> Settings:
     return new.model_copy(update=kept)
 
 
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError as error:
+        return error.errno not in (errno.ENXIO, errno.EIO, errno.ENOENT)  # not if no file may be opened any more
+    return True
+
+
 class Supervisor:
     """Runs until SIGTERM or SIGINT; SIGHUP loads the settings again and replaces the workers one by one.
 
@@ -299,6 +308,8 @@ class Supervisor:
         self._relay: Relay
         self._stopping: asyncio.Future[None]
         self._slots: list[Slot]
+        # Somebody asks for a reload.
+        self._demand = asyncio.Event()
         # The end of `drain_notice`; None before its beginning.
         self._notice: asyncio.TimerHandle | None = None
         # Where the workers answer each other (`hub.siblings`), and how many sockets there were.
@@ -307,6 +318,7 @@ class Supervisor:
 
     async def run(self) -> int:
         """The exit status. Raises ConfigError or StartError if it cannot start."""
+        self._mind_signals()  # first of all: from here on there is something to clean up
         raise_descriptor_limit()
         if warning := shortage(self._settings):
             log.warning(warning)
@@ -324,19 +336,21 @@ class Supervisor:
             self._stop_listening()
 
     async def _run(self) -> int:
-        loop = asyncio.get_running_loop()
-        self._stopping = loop.create_future()
         self._slots = [Slot(partial(self._spawn, place), self._stopping) for place in range(self._settings.workers)]
-        loop.add_signal_handler(signal.SIGTERM, self._on_signal)
-        loop.add_signal_handler(signal.SIGINT, self._on_signal)
-        reload = asyncio.Event()
-        loop.add_signal_handler(signal.SIGHUP, reload.set)
         self._announce()
-        background = [asyncio.create_task(self._reload_on(reload)), asyncio.create_task(self._revive_relay())]
+        background = [asyncio.create_task(self._reload_on_demand()), asyncio.create_task(self._revive_relay())]
         started = await asyncio.gather(*(self._run_slot(slot) for slot in self._slots))
         for task in background:
             task.cancel()
         return 0 if all(started) else 1
+
+    def _mind_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._stopping = loop.create_future()
+        may_hang_up = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN and _has_terminal()  # not with nohup
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hang_up if may_hang_up else self._demand.set)
 
     async def _run_slot(self, slot: Slot) -> bool:
         """A worker that does not even start ends everything: the next would not either."""
@@ -355,6 +369,13 @@ class Supervisor:
             self._give_notice()
         else:
             self._on_stop()
+
+    def _on_hang_up(self) -> None:
+        """A terminal that was closed says it so, too; then nobody could see or stop this any more."""
+        if _has_terminal():
+            self._demand.set()
+        else:
+            self._on_signal()
 
     def _give_notice(self) -> None:
         """A load balancer that asks for readiness sends nobody any more when the drain begins."""
@@ -381,10 +402,10 @@ class Supervisor:
         if self._settings.uds is not None:
             self._settings.uds.unlink(missing_ok=True)
 
-    async def _reload_on(self, reload: asyncio.Event) -> None:
+    async def _reload_on_demand(self) -> None:
         while True:
-            await reload.wait()
-            reload.clear()
+            await self._demand.wait()
+            self._demand.clear()
             await self._reload()
 
     async def _reload(self) -> None:
