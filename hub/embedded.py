@@ -14,11 +14,11 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 from .errors import StartError
+from .sockets import private_folder
 
 __all__ = ["EmbeddedServer", "find_server"]
 
@@ -56,7 +56,7 @@ class EmbeddedServer:
         """`lifeline` chooses the portable way of ending with the parent."""
         self._binary = binary
         self._lifeline = lifeline
-        self._folder = tempfile.TemporaryDirectory(prefix="hub-redis-", ignore_cleanup_errors=True)
+        self._folder = private_folder("hub-redis-")
         self._socket = Path(self._folder.name) / "redis.sock"
         self._log = Path(self._folder.name) / "log"
         # None before the start, after the stop, and after an attempt to revive it that failed.

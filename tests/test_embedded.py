@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,20 @@ def test_it_is_started_again_where_it_was(binary: Path, lifeline: bool) -> None:
             assert pid_of(server.url) != pid
     finally:
         server.stop()
+
+
+def test_a_folder_for_temporary_files_with_a_long_name(
+    binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than the path of a socket may be: it is elsewhere then."""
+    folder = tmp_path / ("x" * 90)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    server = EmbeddedServer(binary)
+    server.start()
+    assert pid_of(server.url)
+    server.stop()
+    assert list(folder.iterdir()) == []
 
 
 def test_reviving_can_be_tried_again(binary: Path, tmp_path: Path) -> None:
