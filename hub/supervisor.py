@@ -262,7 +262,8 @@ class Slot:
             answer, self._renewal = self._renewal.result(), self._loop.create_future()
         new = await self._start()
         if new is None:
-            log.error("worker %d stays", old.pid)
+            if not self._stopping.done():
+                log.error("worker %d stays", old.pid)
             old.wish = self._loop.create_future()
             answer.set_result(False)
             return old
