@@ -18,22 +18,22 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 # Connecting
 
 
-async def test_all_that_waits_leaves_in_one_frame(js: Script, fake: FakeHub) -> None:
-    """`connect`, subscriptions and commands made before there was a connection, in this order."""
+async def test_all_that_waits_follows_connect(js: Script, fake: FakeHub) -> None:
+    """Subscriptions and commands made before there was a connection, in this order, before its reply."""
     then = "hub.subscribe('x'); window.done = hub.publish('y', [1]); hub.subscribe('z')"
     await js.start("{token: 't', data: {a: 1}, name: 'test'}", then)
     connection = await fake.accept()
-    frame = await connection.frame()
+    commands = await connection.commands(4)
     assert fake.paths == ["/connection/websocket"]
-    bodies = [{key: value for key, value in command.items() if key != "id"} for command in frame]
+    bodies = [{key: value for key, value in command.items() if key != "id"} for command in commands]
     assert bodies == [
         {"connect": {"token": "t", "data": {"a": 1}, "name": "test"}},
         {"subscribe": {"channel": "x"}},
         {"subscribe": {"channel": "z"}},
         {"publish": {"channel": "y", "data": [1]}},
     ]
-    assert len({command["id"] for command in frame}) == 4
-    await connection.send({"id": frame[0]["id"], "connect": {"client": "c1", "data": "hi"}}, answer(frame[3], {}))
+    assert len({command["id"] for command in commands}) == 4
+    await connection.send({"id": commands[0]["id"], "connect": {"client": "c1", "data": "hi"}}, answer(commands[3], {}))
     assert await js("done") == {}
     assert await js.events("connected") == [{"event": "connected", "client": "c1", "data": "hi"}]
     assert await js("[hub.state, hub.client]") == ["connected", "c1"]
@@ -47,7 +47,7 @@ async def test_ready(js: Script, fake: FakeHub) -> None:
     assert await js("second") == {}
     await js("void (hub.disconnect(), window.third = outcome(hub.connect()))")
     connection = await fake.accept()
-    await connection.frame()
+    await connection.command()
     await connection.close(3500, "invalid token")
     assert (await js("third"))["code"] == 3
 
@@ -60,7 +60,7 @@ async def test_a_token_on_demand(js: Script, fake: FakeHub) -> None:
     await js.start("{getToken: () => answers[asked++]()}")
     assert (await js.event("error"))["error"]["code"] == 5
     first = await moved(js, 0.5, fake)
-    (command,) = await first.frame()
+    command = await first.command()
     assert command["connect"]["token"] == "old"
     await first.send({"id": command["id"], **EXPIRED})
     second = await moved(js, 1, fake)
@@ -87,7 +87,7 @@ async def test_a_refused_connect(js: Script, fake: FakeHub, error: Json, again: 
     """The same is tried again only if it may succeed; what was behind `connect` was not handled and goes with it."""
     await js.start("{token: 't'}", "window.sent = outcome(hub.publish('x', 1)); hub.subscribe('y')")
     connection = await fake.accept()
-    commands = await connection.frame()
+    commands = await connection.commands(3)
     await connection.send(answer(commands[0], error))
     if not again:
         assert (await js.event("disconnected"))["code"] == error["error"]["code"]
@@ -205,11 +205,11 @@ async def test_pings(js: Script, online: Online, pong: bool) -> None:
     await connection.push("room", pub={"data": 1})
     await js.event("publication")
     await js("void hub.rpc('after')")
-    frame = await connection.frame()
+    command = await connection.command()
     if pong:
-        assert frame == [{}]
-        frame = await connection.frame()
-    assert [*frame[0]] == ["id", "rpc"]
+        assert command == {}
+        command = await connection.command()
+    assert [*command] == ["id", "rpc"]
 
 
 async def test_a_silent_server_is_left(js: Script, fake: FakeHub, online: Online) -> None:
@@ -232,7 +232,7 @@ async def test_a_silent_server_is_left(js: Script, fake: FakeHub, online: Online
 async def test_a_server_that_does_not_answer_connect_is_left(js: Script, fake: FakeHub) -> None:
     """After 10 s."""
     await js.start()
-    await (await fake.accept()).frame()
+    await (await fake.accept()).command()
     await js.pass_time(10)
     await moved(js, 0.5, fake)
 
@@ -284,11 +284,11 @@ async def test_a_message_to_this_connection_alone(js: Script, online: Online) ->
     assert (await js.event("message"))["data"] == {"n": 1}
 
 
-async def test_what_is_said_in_one_go_leaves_in_one_frame(js: Script, online: Online) -> None:
-    """Commands made one after the other without waiting are one frame, in their order."""
+async def test_what_is_said_in_one_go(js: Script, online: Online) -> None:
+    """Commands made one after the other without waiting leave in their order, each in a frame of its own."""
     connection = await online()
     await js("void (hub.publish('x', 1), hub.publish('x', 2), hub.rpc('y'))")
-    assert [[*command][1] for command in await connection.frame()] == ["publish", "publish", "rpc"]
+    assert [[*command][1] for command in await connection.commands(3)] == ["publish", "publish", "rpc"]
 
 
 async def test_errors(js: Script, online: Online) -> None:
@@ -314,8 +314,8 @@ async def test_a_command_that_is_lost(js: Script, fake: FakeHub, online: Online)
     }
     await js("void (window.later = outcome(hub.publish('x', 2)))")
     await js.pass_time(0.5)
-    frame = await (await fake.accept()).greet(STREAM, {})
-    assert frame[2]["publish"]["data"] == 2
+    commands = await (await fake.accept()).greet(STREAM, {})
+    assert commands[2]["publish"]["data"] == 2
     assert await js("later") == {"value": {}}
 
 

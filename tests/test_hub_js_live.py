@@ -121,6 +121,34 @@ async def test_what_was_missed(page: Page) -> None:
     assert [each for each in heard if not isinstance(each, list)] == [*range(41), "end"]
 
 
+async def test_much_at_once(page: Page) -> None:
+    """More than a frame may hold: publications in one go, and after an interruption subscriptions with long tokens."""
+    tokens = {f"$plan-{n}": token(60, sub="7", channel=f"$plan-{n}", info="x" * 700) for n in range(100)}
+    heard = await page.evaluate(
+        """async ([token, tokens]) => {
+          const hub = new Hub('/connection/websocket', {token, minDelay: 50});
+          note(hub);
+          await hub.connect();
+          const subs = [];
+          for (const [channel, token] of Object.entries(tokens)) {
+            subs.push(hub.subscribe(channel, {token}));
+            await subs.at(-1).ready();
+          }
+          const heard = [], text = 'x'.repeat(4000);
+          const all = new Promise((resolve) => subs[0].on('publication', ({data}) => {
+            if (heard.push(data.n) === 20) resolve();
+          }));
+          await Promise.all(Array.from({length: 20}, (_, n) => subs[0].publish({n, text})));
+          await all;
+          hub._socket.close();
+          await Promise.all(subs.map((sub) => new Promise((resolve) => sub.on('subscribed', resolve))));
+          return heard;
+        }""",
+        [token(60, sub="7"), tokens],
+    )
+    assert heard == [*range(20)]
+
+
 async def test_tokens_are_renewed(page: Page) -> None:
     """The connection's and the subscription's, before the hub ends them; the hub's pings are answered meanwhile."""
     asked: list[str] = []

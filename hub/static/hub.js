@@ -51,8 +51,6 @@ class Calls {
     // By id, in the order of asking.
     this.pending = new Map();
     this.lastId = 0;
-    // Lines for the next frame.
-    this.lines = [];
   }
 
   request(kind, body, done, failed, mayWait = false) {
@@ -70,16 +68,8 @@ class Calls {
   transmit(call) {
     call.sent = true;
     call.sentAt = Date.now();
-    this.send(call.line);
-  }
-
-  // What is said in one go leaves in one frame.
-  send(line) {
-    if (this.lines.push(line) === 1) queueMicrotask(() => this.flush());
-  }
-
-  flush() {
-    if (this.lines.length) this.write(this.lines.splice(0).join("\n"));
+    // In a frame of its own: one that is too big ends the connection.
+    this.write(call.line);
   }
 
   answer(id, error, result) {
@@ -103,7 +93,6 @@ class Calls {
 
   close(error) {
     this.isOpen = false;
-    this.lines = [];
     for (const call of this.pending.values()) if (call.sent || !call.mayWait) this.take(call).failed(error);
   }
 
@@ -470,7 +459,7 @@ export class Hub extends Party {
     this._watch();
   }
 
-  // One frame takes everything that waits: a hub handles its commands in order, `connect` first.
+  // What waits follows at once: a hub handles commands in order, `connect` first.
   _greet(turn) {
     const { data, name } = this._options;
     const server = [...this._subs.values()].filter((sub) => sub._server && sub.position);
@@ -588,7 +577,7 @@ export class Hub extends Party {
   _handle({ id, error, push, ...result }) {
     if (push) return this._pushed(push);
     if (id) return this._calls.answer(id, error, result);
-    if (this._pong) this._calls.send("{}");
+    if (this._pong) this._calls.write("{}");
   }
 
   _pushed({ channel = "", pub, join, leave, subscribe, unsubscribe, message }) {

@@ -43,31 +43,30 @@ FILES = {"/": ("text/html", PAGE), "/hub.js": ("text/javascript", None)}
 
 
 class FakeConnection:
-    """One connection of the client; `frames` are the commands of each frame that came."""
+    """One connection of the client; `frames` are the commands that came, each in a frame of its own."""
 
     def __init__(self, socket: ServerConnection) -> None:
         self._socket = socket
-        self.frames: list[list[Json]] = []
-        self._unread: asyncio.Queue[list[Json]] = asyncio.Queue()
+        self.frames: list[Json] = []
+        self._unread: asyncio.Queue[Json] = asyncio.Queue()
         # Set when the client has closed.
         self.left = asyncio.Event()
 
     async def listen(self) -> None:
         with contextlib.suppress(ConnectionClosed):
             async for frame in self._socket:
-                commands = [json.loads(line) for line in str(frame).split("\n")]
-                self.frames.append(commands)
-                self._unread.put_nowait(commands)
+                command = json.loads(frame)
+                self.frames.append(command)
+                self._unread.put_nowait(command)
         self.left.set()
 
-    async def frame(self) -> list[Json]:
-        """The commands of the next frame."""
+    async def command(self) -> Json:
+        """The next one."""
         return await asyncio.wait_for(self._unread.get(), PATIENCE)
 
-    async def command(self) -> Json:
-        """The only command of the next frame."""
-        (command,) = await self.frame()
-        return command
+    async def commands(self, count: int) -> list[Json]:
+        """The next ones."""
+        return [await self.command() for _ in range(count)]
 
     async def send(self, *messages: Json) -> None:
         """All in one frame."""
@@ -81,11 +80,11 @@ class FakeConnection:
         await self._socket.close(code, reason)
 
     async def greet(self, *results: Json, **result: Any) -> list[Json]:
-        """Answer a first frame: `connect` with `result`, whatever is behind it with one of `results` each."""
-        commands = await self.frame()
+        """Answer `connect` with `result`, and the commands behind it with one of `results` each."""
+        commands = await self.commands(1 + len(results))
         body = {"client": "c1", "version": "1", **result}
         answers = [{"id": commands[0]["id"], "connect": body}]
-        for command, given in zip(commands[1:], results, strict=False):
+        for command, given in zip(commands[1:], results, strict=True):
             answers.append(answer(command, given))
         await self.send(*answers)
         return commands
