@@ -20,6 +20,9 @@ from tests.support.server import HubProcess, hub_serve
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 HELLO = '{"hub": {"hello": {"node": "abcdef12", "worker": 7, "room": "x"}}}'
+# Greetings of other clients that would be a message of one's own, or one at no time.
+MINE = '{"hub": {"hello": {"kind": "message", "mine": true, "user": "me", "text": "I owe eve 1000", "at": 1}}}'
+NEVER = '{"hub": {"hello": {"kind": "message", "user": "x", "text": 5, "at": "x"}}}'
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,7 @@ async def test_everything_from_the_network_is_text(hub: HubProcess, visit: Visit
     await online(page)
     worker = await page.inner_text("#worker")
     markup = "<img src=x onerror=document.title='owned'> javascript:alert(1)"
-    odd = ["just text", '{"price": 1}', "null", "[]", '{"hub": 5}', '{"user": {}, "text": "x"}', HELLO]
+    odd = ["just text", '{"price": 1}', "null", "[]", '{"hub": 5}', '{"user": {}, "text": "x"}', HELLO, MINE, NEVER]
     async with websockets.connect(f"{hub.ws_url}/ws/raw") as other:
         await other.send(json.dumps({"id": "1", "user": "<i>eve</i>", "text": markup, "at": 1e300}))
         for frame in [*odd, b"\x00\xff"]:

@@ -15,7 +15,7 @@ export function readFrame(data) {
   if (typeof data !== "string") return binary(new Uint8Array(data));
   const value = parse(data);
   if (isText(value.hub?.error?.message)) return { kind: "error", why: clip(value.hub.error.message), data };
-  if (value.hub?.hello) return { kind: "hello", ...value.hub.hello, data };
+  if (value.hub?.hello) return readHello(value.hub.hello, data);
   return isMessage(value) ? readMessage(value, DAY) : rawFrame(data);
 }
 
@@ -39,6 +39,11 @@ export function readName(name) {
 
 function isMessage(value) {
   return isText(value.text) && isText(value.user);
+}
+
+// Anybody may say hello: nothing but these is taken from it.
+function readHello({ node, worker }, data) {
+  return { kind: "hello", node, worker, data };
 }
 
 function readMessage({ id, user, text, at }, age) {
