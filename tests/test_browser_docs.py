@@ -19,7 +19,8 @@ from fastapi.responses import HTMLResponse
 from playwright.async_api import Browser, Page, expect
 
 from tests.support.browser import one_browser  # noqa: F401
-from tests.support.fake_hub import STATIC
+from tests.support.fake_hub import STATIC, FakeHub, answer
+from tests.support.hub_js import BUSY, STREAM, Script, fake, js  # noqa: F401
 from tests.support.uvicorn_server import serving
 from tests.support.waiting import eventually
 
@@ -209,6 +210,23 @@ async def who_is_there(guide: Guide) -> None:
     await guide.shown("2 here")
     await guide.page.evaluate("other.disconnect()")
     await guide.shown("1 here")
+
+
+@pytest.mark.browser
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_history_that_cannot_be_read(js: Script, fake: FakeHub) -> None:
+    """What comes is shown all the same, and that something is missing."""
+    (program,) = [block for block in blocks("js") if "history()" in block]
+    await js.start("{}", "window.shown = [], window.show = (text) => shown.push(text)")
+    await js.page.add_script_tag(content=program)
+    connection = await fake.accept()
+    await connection.greet(STREAM)
+    asked = await connection.command()
+    await connection.push("chat:news", pub={"data": {"text": "meanwhile"}, "offset": 5})
+    await connection.send(answer(asked, BUSY))
+    await connection.push("chat:news", pub={"data": {"text": "later"}, "offset": 6})
+    await js.event("publication", 2)
+    assert await js("shown") == ["what was said before cannot be read", "5: meanwhile", "6: later"]
 
 
 def test_the_table_of_events() -> None:
