@@ -277,6 +277,17 @@ async def test_commands(js: Script, online: Online) -> None:
         assert await js("answer") == (result if value is None else value)
 
 
+async def test_half_a_character(js: Script, online: Online) -> None:
+    """What `slice` left of an emoji is no Unicode, and a hub ends the connection of who sends it: it is replaced."""
+    connection = await online()
+    cut = "'\\u{1f600}'.slice(0, 1)"
+    await js(f"void hub.publish('x', {{a: [{cut} + '!', '\\u{{1f600}}', 1, null], b: {{c: {cut}}}}})")
+    sent = (await connection.command())["publish"]["data"]
+    assert sent == {"a": ["\ufffd!", "\U0001f600", 1, None], "b": {"c": "\ufffd"}}
+    await js("void (delete String.prototype.toWellFormed, hub.publish('x', {a: [1, 'b']}))")
+    assert (await connection.command())["publish"]["data"] == {"a": [1, "b"]}
+
+
 async def test_a_message_to_this_connection_alone(js: Script, online: Online) -> None:
     """What the application sends outside of all channels is an event of the hub."""
     connection = await online()

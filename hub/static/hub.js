@@ -55,7 +55,10 @@ class Calls {
 
   request(kind, body, done, failed, mayWait = false) {
     const id = ++this.lastId;
-    const call = { id, kind, line: JSON.stringify({ id, [kind]: body }), done, failed, mayWait, sent: false, sentAt: 0 };
+    // Half an emoji is no Unicode: it ends the connection.
+    const mended = (_, value) => (typeof value === "string" && value.toWellFormed?.()) || value;
+    const line = JSON.stringify({ id, [kind]: body }, mended);
+    const call = { id, kind, line, done, failed, mayWait, sent: false, sentAt: 0 };
     call.timer = setTimeout(() => this.overdue(call), this.timeout);
     this.pending.set(id, call);
     if (this.isOpen) this.transmit(call);
