@@ -52,6 +52,21 @@ async def test_ready(js: Script, fake: FakeHub) -> None:
     assert (await js("third"))["code"] == 3
 
 
+async def test_ready_before_connect(js: Script, fake: FakeHub) -> None:
+    """Whoever waits before there is a connection gets it; what is asked for then fails at once."""
+    await js("void (start(), window.sub = hub.subscribe('x'), window.both = [hub.ready(), sub.ready()])")
+    assert [(await js(f"outcome({call})"))["code"] for call in ("hub.rpc('x')", "sub.publish(1)")] == [3, 3]
+    await js("void hub.connect()")
+    await (await fake.accept()).greet({})
+    await js("Promise.all(both)")
+
+
+async def test_a_handler_that_disconnects_at_once(js: Script) -> None:
+    """`connect()` is told of that too."""
+    await js("void (start(), hub.on('connecting', () => hub.disconnect()))")
+    assert (await js("outcome(hub.connect())"))["code"] == 3
+
+
 async def test_a_token_on_demand(js: Script, fake: FakeHub) -> None:
     """`getToken` is asked before connecting, again after a failure of its own, and again when the token has expired."""
     await js(
@@ -117,6 +132,26 @@ async def test_a_terminal_close(js: Script, fake: FakeHub, online: Online, code:
     await js("void hub.connect()")
     await (await fake.accept()).greet(STREAM)
     await js.event("subscribed", 2)
+
+
+async def test_the_end_is_told_to_all_who_wait(js: Script, fake: FakeHub, online: Online) -> None:
+    """For the connection or a subscription, and to all who ask for something then: at once, with the cause."""
+    connection = await online()
+    await connection.close(3001, "shutdown")
+    await js.event("subscribing", 2)
+    await js("void (window.all = () => Promise.all([hub, sub].map((each) => outcome(each.ready()))))")
+    await js("void (window.waiting = all(), window.said = outcome(sub.publish(1)))")
+    second = await moved(js, 0.5, fake)
+    await second.close(3500, "go away")
+    ended = {"code": 3, "message": "disconnected", "temporary": True, "cause": {"code": 3500, "reason": "go away"}}
+    assert await js("waiting") == [ended, ended]
+    assert await js("said") == ended
+    assert await js("all()") == [ended, ended]
+    for call in ("hub.publish('x', 1)", "sub.publish(1)", "sub.history()", "sub.presence()", "sub.presenceStats()"):
+        assert await js(f"outcome({call})") == ended
+    await js("void (hub.connect(), window.waiting = all())")
+    await (await fake.accept()).greet(STREAM)
+    assert await js("waiting") == [{}, {}]
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1012, 3000, 3499, 4000, 4499])

@@ -57,7 +57,7 @@ export interface Filter {
 /**
  * What the hub answered instead of a result (`code` from 100 on), or why there is no answer: 1 it did not come in time,
  * 2 the connection was lost meanwhile, so that nobody knows whether the command was carried out (`cause` has the close code),
- * 3 disconnected, 4 not subscribed, 5 no token.
+ * 3 disconnected (`cause` has the code and the reason of the end), 4 not subscribed, 5 no token.
  */
 export class HubError extends Error {
   constructor(code: number, message: string, temporary?: boolean, cause?: unknown);
@@ -165,9 +165,10 @@ export class Subscription<T = unknown> {
   /** Again, after `unsubscribe()`. */
   subscribe(): this;
   unsubscribe(): void;
-  /** Resolves when it is subscribed; rejects if that will not be, or not within `timeout` milliseconds. */
+  /** Resolves when it is subscribed; rejects if that will not be, or not within `timeout` milliseconds. Where the
+   * connection has ended for good, that is at once; before the first `connect()` it waits. */
   ready(timeout?: number): Promise<void>;
-  /** These wait until it is subscribed, for the connection's `timeout` at most. */
+  /** These wait until it is subscribed, for the connection's `timeout` at most; while disconnected they fail at once. */
   publish(data: T): Promise<PublishResult>;
   history(options?: HistoryOptions): Promise<History<T>>;
   /** By client. */
@@ -189,13 +190,13 @@ export class Hub {
   /** Connect and stay connected; while a delay runs, try now. Resolves when connected, rejects if that will not be. */
   connect(): Promise<void>;
   disconnect(): void;
-  /** Resolves when connected; rejects if that will not be, or not within `timeout` milliseconds. */
+  /** Resolves when connected; rejects if that will not be, at once after the end, or not within `timeout` milliseconds. */
   ready(timeout?: number): Promise<void>;
   /** The subscription to a channel: the present one if there is one, otherwise a new one. */
   subscribe<T = unknown>(channel: string, options?: SubscriptionOptions): Subscription<T>;
   /** The present one, also if the server made it. */
   subscription(channel: string): Subscription | undefined;
-  /** Commands wait for a connection, for `timeout` at most. */
+  /** Commands wait for a connection, for `timeout` at most; while disconnected they fail at once. */
   publish(channel: string, data: unknown): Promise<PublishResult>;
   history<T = unknown>(channel: string, options?: HistoryOptions): Promise<History<T>>;
   presence(channel: string): Promise<Record<string, ClientInfo>>;

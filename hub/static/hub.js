@@ -1,4 +1,4 @@
-// A client of the hub: the Centrifuge client protocol, version 2, as JSON over a WebSocket. No dependencies.
+// A client of the Centrifuge protocol, version 2, as JSON over a WebSocket.
 //
 //     const hub = new Hub("/connection/websocket");
 //     const chat = hub.subscribe("chat:lobby");
@@ -6,7 +6,6 @@
 //     hub.connect();
 //     await chat.publish({ text: "hello" });
 //
-// A connection that is lost comes back by itself, with its subscriptions, and they go on where they were.
 // The types, and what each member means: hub.d.ts.
 
 // Milliseconds. How late a ping, or the answer to `connect`, may be.
@@ -20,16 +19,15 @@ const LONGEST_TIMER = 2 ** 31 - 1;
 const TIMEOUT = 1, LOST = 2, DISCONNECTED = 3, UNSUBSCRIBED = 4, NO_TOKEN = 5;
 const TOKEN_EXPIRED = 109;
 
-// A subscription that the hub ends with this code, or a later one, is to be made again.
+// A subscription that ends with this code, or a later one, is to be made again.
 const RESUBSCRIBE = 2500;
 
-// What was known of a place in a channel, and of a token, is worth nothing any more.
+// Positions and tokens are worth nothing any more.
 const isInvalidated = (code) => code === 2502 || code === 3014;
 
 // The same attempt would fare the same.
 const isTerminal = (code) => (code >= 3500 && code < 4000) || (code >= 4500 && code < 5000);
 
-/** What the hub answered instead of a result, or (codes below 100) why there is no answer. */
 export class HubError extends Error {
   constructor(code, message, temporary = code < 100, cause) {
     super(message, { cause });
@@ -132,6 +130,7 @@ class Party {
 
   ready(timeout) {
     if (this.state === this._goal) return Promise.resolve();
+    if (this._hub._end) return Promise.reject(this._hub._end);
     return new Promise((resolve, reject) => {
       const settle = (error) => {
         clearTimeout(timer);
@@ -148,7 +147,7 @@ class Party {
       try {
         handler(context);
       } catch (error) {
-        // The fault of the application: reported as uncaught, and the others hear the event all the same.
+        // The application's fault: reported as uncaught, and the others hear the event.
         queueMicrotask(() => { throw error; });
       }
     }
@@ -164,7 +163,7 @@ class Party {
     return (this._turn = {});
   }
 
-  // Full jitter: a thousand clients that lost the same worker must not come back in step.
+  // Full jitter: clients that lost the same worker must not come back in step.
   _delay() {
     const { minDelay, maxDelay } = this._hub._options;
     return Math.random() * Math.min(maxDelay, minDelay * 2 ** this._attempts++);
@@ -219,7 +218,6 @@ const member = ({ user, client, conn_info, chan_info }) => ({ user, client, conn
 
 const published = ({ data, offset, tags, info }) => ({ data, offset, tags, info: info && member(info) });
 
-/** A channel that this client listens to. Made by `Hub.subscribe`, or by the server. */
 export class Subscription extends Party {
   constructor(hub, channel, options) {
     super("subscribed", options);
@@ -253,23 +251,26 @@ export class Subscription extends Party {
   }
 
   publish(data) {
-    return this._soon().then(() => this._hub.publish(this.channel, data));
+    return this._soon("publish", data);
   }
 
   history(options) {
-    return this._soon().then(() => this._hub.history(this.channel, options));
+    return this._soon("history", options);
   }
 
   presence() {
-    return this._soon().then(() => this._hub.presence(this.channel));
+    return this._soon("presence");
   }
 
   presenceStats() {
-    return this._soon().then(() => this._hub.presenceStats(this.channel));
+    return this._soon("presenceStats");
   }
 
-  _soon() {
-    return this.ready(this._hub._options.timeout);
+  // What the hub of that name does, once it is subscribed.
+  async _soon(method, argument) {
+    const hub = this._hub;
+    if (hub.state !== "disconnected") await this.ready(hub._options.timeout);
+    return hub[method](this.channel, argument);
   }
 
   _emit(event, context) {
@@ -373,7 +374,6 @@ export class Subscription extends Party {
   }
 }
 
-/** A connection to a hub. */
 export class Hub extends Party {
   constructor(url, options = {}) {
     super("connected", { timeout: 10_000, minDelay: 500, maxDelay: 20_000, name: "hub.js", ...options });
@@ -382,8 +382,9 @@ export class Hub extends Party {
     this._url = new URL(url, globalThis.location?.href);
     this._url.protocol = this._url.protocol.replace("http", "ws");
     this.state = "disconnected";
-    // This connection's id; null while there is none.
     this.client = null;
+    // Why it is disconnected; null before the first connection, and from `connect` on.
+    this._end = null;
     // By channel, those that are wanted: subscribed or not.
     this._subs = new Map();
     this._socket = null;
@@ -398,6 +399,7 @@ export class Hub extends Party {
   connect() {
     if (this.state === "disconnected") {
       this.state = "connecting";
+      this._end = null;
       globalThis.addEventListener?.("online", this._online);
     }
     if (this.state === "connecting" && !this._busy) {
@@ -530,12 +532,12 @@ export class Hub extends Party {
   _stop(code, reason) {
     if (this.state === "disconnected") return;
     this.state = "disconnected";
+    this._end = new HubError(DISCONNECTED, "disconnected", true, { code, reason });
     globalThis.removeEventListener?.("online", this._online);
     const turn = this._release(code, reason);
     if (turn !== this._turn) return;
-    const error = new HubError(DISCONNECTED, "disconnected", true, { code, reason });
-    this._calls.failAll(error);
-    this._settle(error);
+    this._calls.failAll(this._end);
+    for (const party of [this, ...this._subs.values()]) party._settle(this._end);
     this._emit("disconnected", { code, reason });
   }
 
@@ -564,7 +566,7 @@ export class Hub extends Party {
 
   // Of the application: it may wait for a connection.
   _ask(kind, body) {
-    if (this.state === "disconnected") return Promise.reject(new HubError(DISCONNECTED, "disconnected"));
+    if (this.state === "disconnected") return Promise.reject(this._end ?? new HubError(DISCONNECTED, "disconnected"));
     return new Promise((resolve, reject) => this._calls.request(kind, body, resolve, reject, true));
   }
 
@@ -587,7 +589,7 @@ export class Hub extends Party {
     if (message) return this._emit("message", { data: message.data });
     if (subscribe) return this._subscribed(channel, subscribe);
     const sub = this._subs.get(channel);
-    // It was on its way when we unsubscribed, or it belongs to a subscription before.
+    // It was on its way when we unsubscribed.
     if (sub?.state !== "subscribed") return;
     if (pub) sub._receive(pub);
     else if (join) sub._emit("join", { info: member(join.info) });
