@@ -256,7 +256,7 @@ async def test_a_silent_server_is_left(js: Script, fake: FakeHub, online: Online
     await js.pass_time(34.9)
     assert await js("hub.state") == "connected"
     await js.pass_time(0.2)
-    assert (await js.events("connecting"))[-1]["reason"] == "no ping"
+    assert (await js.events("connecting"))[-1]["reason"] == "no answer"
     await js.pass_time(0.5)
     await (await fake.accept()).greet(STREAM)
     await js.event("subscribed", 2)
@@ -365,21 +365,41 @@ async def test_a_command_that_is_lost(js: Script, fake: FakeHub, online: Online)
     assert await js("later") == {"value": {}}
 
 
-async def test_a_command_without_an_answer(js: Script, fake: FakeHub, online: Online) -> None:
-    """It fails after its time. If nothing else was heard either, the connection counts as dead."""
+async def test_a_slow_command(js: Script, online: Online) -> None:
+    """It alone fails after its time: the hub is asked what any hub answers at once, and the connection goes on."""
     connection = await online("{timeout: 5000}")
-    await js("void (window.late = outcome(hub.rpc('x')))")
-    await connection.command()
+    await js("void (window.late = Promise.all([1, 2].map((n) => outcome(hub.rpc('slow', n)))))")
+    await connection.commands(2)
+    await js.pass_time(2)
+    await js("void (window.other = hub.rpc('other'))")
+    other = await connection.command()
+    await js.pass_time(3)
+    assert [each["code"] for each in await js("late")] == [1, 1]
+    asked = await connection.command()
+    assert asked["rpc"] == {"method": ""}
     await js.pass_time(1)
-    await connection.push("room", pub={"data": 1})
-    await js.event("publication")
-    await js.pass_time(4)
-    assert (await js("late"))["code"] == 1
+    await connection.send(answer(asked, REFUSED), answer(other, {"data": "in time"}))
+    assert await js("other") == "in time"
+    await js.pass_time(60)
     assert await js("hub.state") == "connected"
-    await js("void (window.late = outcome(hub.rpc('x')))")
-    await connection.command()
-    await js.pass_time(5)
-    assert (await js("late"))["code"] == 1
+    assert len(connection.frames) == 6, "connect, subscribe, three calls, and one question for both"
+
+
+async def test_a_dead_connection(js: Script, online: Online) -> None:
+    """If the hub does not answer that question either, the connection counts as lost; each time it is asked anew."""
+    connection = await online("{timeout: 5000}")
+    for answered in (True, False):
+        await js("void (window.late = outcome(hub.rpc('x')))")
+        await connection.command()
+        await js.pass_time(5)
+        assert (await js("late"))["code"] == 1
+        asked = await connection.command()
+        if answered:
+            await connection.send(answer(asked, REFUSED))
+            await js.page.wait_for_function("hub._calls.pending.size === 0")
+        await js.pass_time(4.9)
+        assert await js("hub.state") == "connected"
+    await js.pass_time(0.1)
     assert (await js.events("connecting"))[-1]["reason"] == "no answer"
 
 

@@ -45,10 +45,10 @@ class Calls {
     Object.assign(this, { timeout, write, onSilence });
     // `connect` goes out, so others may follow without waiting for its reply.
     this.isOpen = false;
-    this.heardAt = 0;
     // By id, in the order of asking.
     this.pending = new Map();
     this.lastId = 0;
+    this.isAsking = false;
   }
 
   request(kind, body, done, failed, mayWait = false) {
@@ -56,7 +56,7 @@ class Calls {
     // Half an emoji is no Unicode: it ends the connection.
     const mended = (_, value) => (typeof value === "string" && value.toWellFormed?.()) || value;
     const line = JSON.stringify({ id, [kind]: body }, mended);
-    const call = { id, kind, line, done, failed, mayWait, sent: false, sentAt: 0 };
+    const call = { id, kind, line, done, failed, mayWait, sent: false };
     call.timer = setTimeout(() => this.overdue(call), this.timeout);
     this.pending.set(id, call);
     if (this.isOpen) this.transmit(call);
@@ -68,7 +68,6 @@ class Calls {
 
   transmit(call) {
     call.sent = true;
-    call.sentAt = Date.now();
     // In a frame of its own: one that is too big ends the connection.
     this.write(call.line);
   }
@@ -82,9 +81,13 @@ class Calls {
   }
 
   overdue(call) {
-    if (call.mayWait) this.take(call).failed(new HubError(TIMEOUT, "timeout"));
-    // A socket may be open and yet dead, as after a change of networks.
-    if (!call.mayWait || (call.sent && this.heardAt < call.sentAt)) this.onSilence();
+    if (!call.mayWait) return this.onSilence();
+    this.take(call).failed(new HubError(TIMEOUT, "timeout"));
+    // A socket may be open and yet dead: ask what any hub answers at once.
+    if (!call.sent || this.isAsking) return;
+    this.isAsking = true;
+    const over = () => (this.isAsking = false);
+    this.request("rpc", { method: "" }, over, over);
   }
 
   // The hub has refused `connect`, and handled nothing behind it.
@@ -559,7 +562,7 @@ export class Hub extends Party {
 
   _watch() {
     clearTimeout(this._watchdog);
-    if (this._silence) this._watchdog = setTimeout(() => this._lost(TIMEOUT, "no ping"), this._silence);
+    if (this._silence) this._watchdog = setTimeout(() => this._lost(TIMEOUT, "no answer"), this._silence);
   }
 
   // Commands
@@ -573,7 +576,6 @@ export class Hub extends Party {
   // What is heard
 
   _hear(frame, turn) {
-    this._calls.heardAt = Date.now();
     this._watch();
     // A handler may have ended the connection.
     for (const line of frame.split("\n")) if (line && turn === this._turn) this._handle(JSON.parse(line));
