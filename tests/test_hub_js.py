@@ -88,6 +88,25 @@ async def test_a_token_on_demand(js: Script, fake: FakeHub) -> None:
     assert commands[0]["connect"]["token"] == "new", "a token that may be good is used again"
 
 
+async def test_a_token_that_does_not_come(js: Script, fake: FakeHub) -> None:
+    """A `getToken` that hangs is asked again after 10 s, for the connection as for a subscription."""
+    await js("window.asked = {}, window.give = (what) => (asked[what] = (asked[what] ?? 0) + 1) > 1 && `t-${what}`")
+    await js("window.getToken = async (channel = 'hub') => give(channel) || new Promise(() => {})")
+    await js.start("{getToken}", "hub.subscribe('x', {getToken})")
+    await js.pass_time(9.9)
+    assert await js.events("error") == []
+    await js.pass_time(0.1)
+    assert (await js.event("error"))["error"]["message"] == "no token: timeout"
+    connection = await moved(js, 0.5, fake)
+    (command,) = await connection.greet()
+    assert command["connect"]["token"] == "t-hub"
+    await js.page.wait_for_function("asked.x === 1")
+    await js.pass_time(10)
+    assert (await js.event("error", 2))["channel"] == "x"
+    await js.pass_time(0.5)
+    assert (await connection.command())["subscribe"]["token"] == "t-x"
+
+
 @pytest.mark.parametrize("given", ["getToken: () => null", "getToken: async () => ''"])
 async def test_no_token_no_connection(js: Script, fake: FakeHub, given: str) -> None:
     """An empty token means that one may not connect."""

@@ -124,7 +124,8 @@ export interface HubEvents extends Omit<SubscriptionEvents, "error"> {
 }
 
 export interface SubscriptionOptions {
-  /** A subscription token; or where to get one, first and whenever it ends. An empty answer means: not allowed. */
+  /** A subscription token; or where to get one within 10 s, first and whenever it ends. An empty answer means: not
+   * allowed. */
   token?: string;
   getToken?: (channel: string) => string | null | Promise<string | null>;
   /** For the server. */
@@ -139,7 +140,8 @@ export interface SubscriptionOptions {
 }
 
 export interface HubOptions {
-  /** A connection token; or where to get one, first and whenever it ends. An empty answer means: not allowed. */
+  /** A connection token; or where to get one within 10 s, first and whenever it ends. An empty answer means: not
+   * allowed. */
   token?: string;
   getToken?: () => string | null | Promise<string | null>;
   /** For the server. */

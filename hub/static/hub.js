@@ -8,7 +8,7 @@
 //
 // The types, and what each member means: hub.d.ts.
 
-// Milliseconds. How late a ping, or the answer to `connect`, may be.
+// Milliseconds. How late a token, a ping or the answer to `connect` may be.
 const PATIENCE = 10_000;
 // A connection that held this long starts the delays afresh.
 const STABLE = 5_000;
@@ -178,12 +178,14 @@ class Party {
 
   // Resolves to whether there is a token now. If not, everything else has been seen to.
   async _authorize(turn, again) {
-    let token, error;
+    let token, error, timer;
+    const late = new Promise((_, reject) => (timer = setTimeout(reject, PATIENCE, new Error("timeout"))));
     try {
-      token = await this._options.getToken(this.channel);
+      token = await Promise.race([this._options.getToken(this.channel), late]);
     } catch (cause) {
       error = new HubError(NO_TOKEN, `no token: ${cause?.message ?? cause}`, true, cause);
     }
+    clearTimeout(timer);
     if (turn !== this._turn) return false;
     if (error) {
       this._emit("error", { error });
