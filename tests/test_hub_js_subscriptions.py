@@ -339,6 +339,29 @@ async def test_a_subscription_token_is_refreshed(js: Script, fake: FakeHub) -> N
     assert [*await connection.command()] == ["id", "unsubscribe"]
 
 
+@pytest.mark.parametrize("kind", ["refresh", "sub_refresh"])
+async def test_a_refresh_with_an_old_token(js: Script, fake: FakeHub, kind: str) -> None:
+    """A server that keeps tokens may give one that has just ended: it is asked for another."""
+    await js("window.asked = 0, window.options = {getToken: () => `t${++asked}`}")
+    await js.start("options" if kind == "refresh" else "{}", "hub.subscribe('x', options)" if kind != "refresh" else "")
+    connection, ends = await fake.accept(), {"expires": True, "ttl": 5}
+    await connection.greet(**(ends if kind == "refresh" else {}))
+    if kind == "sub_refresh":
+        await connection.send(answer(await connection.command(), ends))
+    await js.event("connected" if kind == "refresh" else "subscribed")
+    await js.pass_time(5)
+    command = await connection.command()
+    assert command[kind]["token"] == "t2"
+    await connection.send(answer(command, EXPIRED))
+    assert (await js.event("error"))["error"]["code"] == 109
+    await js.pass_time(10)
+    command = await connection.command()
+    assert command[kind]["token"] == "t3"
+    await connection.send(answer(command, ends))
+    await js.page.wait_for_function("hub._calls.pending.size === 0")
+    assert not await js.events("disconnected", "unsubscribed")
+
+
 async def test_a_token_that_nobody_can_renew(js: Script, online: Online) -> None:
     """Without `getToken` nothing is refreshed: the hub ends what has expired."""
     connection = await online("{token: 't'}", "{token: 's'}", {"expires": True, "ttl": 1}, expires=True, ttl=1)

@@ -212,7 +212,7 @@ class Party {
     const failed = (error) => {
       if (turn !== this._turn) return;
       this._emit("error", { error });
-      error.temporary ? later() : this._quit(error.code, error.message);
+      error.temporary || error.code === TOKEN_EXPIRED ? later() : this._quit(error.code, error.message);
     };
     const body = { channel: this.channel, token: this.token };
     this._hub._calls.request(this._refreshing, body, (result) => turn === this._turn && this._expiresIn(result), failed);
