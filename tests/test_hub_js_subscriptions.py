@@ -289,6 +289,31 @@ async def test_server_side_subscriptions(js: Script, fake: FakeHub) -> None:
     assert [*await second.command()] == ["id", "unsubscribe"]
 
 
+async def test_the_server_is_faster(js: Script, fake: FakeHub) -> None:
+    """It makes a subscription of the page's own that waits for its token, and does not the next time: the page does."""
+    await js.start(
+        "{}", "window.sub = hub.subscribe('x', {getToken: () => new Promise((done) => (window.give = done))})"
+    )
+    connection = await fake.accept()
+    await connection.greet()
+    await connection.push("x", subscribe=STREAM)
+    await js.event("subscribed")
+    await js("give('too late')")
+    await connection.close(3001, "shutdown")
+    second = await moved(js, 0.5, fake)
+    await js("delete window.give")
+    (connect,) = await second.greet()
+    place = {"recover": True, "offset": 4, "epoch": "abcd"}
+    assert connect["connect"]["subs"] == {"x": place}
+    await js.page.wait_for_function("window.give !== undefined")
+    await js("give('in time')")
+    command = await second.command()
+    assert command["subscribe"] == {"channel": "x", "token": "in time", **place}
+    await second.send(answer(command, STREAM))
+    await js.event("subscribed", 2)
+    assert "unsubscribed" not in await js.names()
+
+
 # Tokens that end
 
 

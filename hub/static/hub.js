@@ -228,7 +228,7 @@ export class Subscription extends Party {
     super("subscribed", options);
     this._hub = hub;
     this._refreshing = "sub_refresh";
-    this._server = false;
+    this._own = this._server = false;
     this.channel = channel;
     this.state = "unsubscribed";
     // Where to go on after an interruption; null if the channel keeps nothing.
@@ -240,6 +240,7 @@ export class Subscription extends Party {
     if (other && other !== this) throw new Error(`there is another subscription to ${this.channel}`);
     if (other) return this;
     this._hub._subs.set(this.channel, this);
+    this._own = true;
     this._attempts = 0;
     this._pause(0, "subscribe called");
     this._start();
@@ -347,6 +348,13 @@ export class Subscription extends Party {
     if (isInvalidated(code)) this._forget();
     this._pause(code, reason);
     this._retry();
+  }
+
+  // The server does not subscribe us any more.
+  _left() {
+    if (!this._own) return this._stop(0, "not subscribed any more");
+    this._server = false;
+    this._start();
   }
 
   _forget() {
@@ -494,7 +502,7 @@ export class Hub extends Party {
     this._watch();
     this._expiresIn(expiry);
     this._emit("connected", { client, data });
-    for (const sub of [...this._subs.values()]) if (sub._server && !subs[sub.channel]) sub._stop(0, "not subscribed any more");
+    for (const sub of [...this._subs.values()]) if (sub._server && !subs[sub.channel]) sub._left();
     for (const channel in subs) if (turn === this._turn) this._subscribed(channel, subs[channel]);
     if (turn === this._turn) this._settle();
   }
