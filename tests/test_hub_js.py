@@ -384,6 +384,16 @@ async def test_a_command_that_is_lost(js: Script, fake: FakeHub, online: Online)
     assert await js("later") == {"value": {}}
 
 
+async def test_a_command_of_a_handler_that_hears_of_the_loss(js: Script, fake: FakeHub, online: Online) -> None:
+    """It was not sent with the connection that is lost, so it waits for the next."""
+    connection = await online()
+    await js("void hub.on('subscribing', () => { window.said = outcome(hub.publish('x', 1)) })")
+    await connection.close(3001, "shutdown")
+    await js.event("subscribing", 2)
+    await (await moved(js, 0.5, fake)).greet(STREAM, {})
+    assert await js("said") == {"value": {}}
+
+
 async def test_a_slow_command(js: Script, online: Online) -> None:
     """It alone fails after its time: the hub is asked what any hub answers at once, and the connection goes on."""
     connection = await online("{timeout: 5000}")

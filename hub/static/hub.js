@@ -96,7 +96,6 @@ class Calls {
   }
 
   close(error) {
-    this.isOpen = false;
     for (const call of this.pending.values()) if (call.sent || !call.mayWait) this.take(call).failed(error);
   }
 
@@ -557,6 +556,7 @@ export class Hub extends Party {
   // Leave the socket; what was sent will not be answered.
   _release(code, reason) {
     const turn = this._newTurn();
+    this._calls.isOpen = false;
     clearTimeout(this._watchdog);
     const { _socket: socket } = this;
     this._socket = this.client = null;
