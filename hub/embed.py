@@ -127,6 +127,7 @@ class Hub(TypedHub):
             @hub.authenticate
             async def may_connect(connection: HTTPConnection, token: str | None) -> bool | User: ...
 
+
             @hub.authenticate
             def who(db: DB, session: Annotated[str | None, Cookie()] = None) -> bool | User: ...
 
