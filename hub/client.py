@@ -28,7 +28,7 @@ from .protocol.deflate import pack
 from .protocol.replies import PING, client_info, error_reply, push, reply
 from .protocol.session import Action, State, is_pong, judge
 from .registry import Writer
-from .subscription import Subscription
+from .subscription import Subscription, introduce
 from .types import ClientInfo
 from .wire import Wire
 
@@ -334,14 +334,11 @@ class Client:
         info = ClientInfo(user=self.user, client=self.client_id, conn_info=self.info, chan_info=chan_info)
         return client_info(info)
 
-    def add(self, channel: str, subscription: Subscription, *, announce: bool) -> None:
+    def add(self, channel: str, subscription: Subscription) -> None:
         """Delivery has begun; others may know."""
         self.subs[channel] = subscription
         if subscription.presence:
-            registering = self.context.hub.broker.presence.add(
-                channel, self.client_id, self.user, subscription.info, announce=announce
-            )
-            subscription.registering = registering
+            subscription.registering = registering = introduce(self.context.hub, self, channel)
             registering.add_done_callback(lambda _: setattr(subscription, "registering", None))
         if subscription.expire_at and self.state is State.OPEN:
             self._set_timer()

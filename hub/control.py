@@ -26,7 +26,7 @@ from .handlers import subscribe_by_server
 from .hub import HubCore
 from .protocol.frames import may_be_sent
 from .protocol.replies import RefreshResult, push
-from .subscription import ttl
+from .subscription import rename, ttl
 from .tokens import Override, SubscribeGrant
 from .types import StreamPosition, channel_name
 
@@ -215,7 +215,8 @@ class HubNode(HubCore):
     ) -> None:
         """Let a user's connections live until `expire_at` (Unix time, 0 for ever), or end them now as `expired`.
 
-        `info`, if given, is JSON and replaces what is shown to others of the connection.
+        `info`, if given, is JSON and replaces what is shown to others of the connection, where it is subscribed already
+        too.
         """
         order = _Refresh(user=user, client=client or session, expired=expired, expire_at=expire_at, info=info)
         await self._order(order)
@@ -392,8 +393,8 @@ class HubNode(HubCore):
         if order.expired:
             client.end(Disconnects.EXPIRED)
             return
-        if order.info:
-            client.info = order.info
+        if order.info and order.info != client.info:
+            rename(self, client, order.info)
         client.prolong(order.expire_at)
         if isinstance(client, Client):
             client.wire.write(push("refresh", RefreshResult(bool(order.expire_at), ttl(order.expire_at))))

@@ -35,7 +35,7 @@ from .protocol.replies import (
     reply,
 )
 from .protocol.session import State
-from .subscription import Subscription, plan, subscribe, ttl
+from .subscription import Subscription, plan, rename, rename_in, subscribe, ttl
 from .tokens import SubscribeGrant
 from .types import DataKind, Publication, StreamPosition
 
@@ -159,10 +159,11 @@ async def _open(
             info=client.channel_info(grant.info),
             server_side=server_side,
             presence=grant.options.presence or announce,
+            announce=announce,
             expire_at=grant.expire_at,
         )
         done(result)
-        client.add(channel, subscription, announce=announce)
+        client.add(channel, subscription)
 
     await subscribe(context.hub, client, channel, planned, grant, begun, compression=client.writer.compression)
 
@@ -328,6 +329,8 @@ async def _refresh(client: Client, command: Command) -> None:
         raise Ended(Disconnects.BAD_REQUEST)
     if frozenset(principal.subs) != client.token_subs:
         raise Ended(Disconnects.INSUFFICIENT_STATE)
+    if principal.info and principal.info != client.info:
+        rename(client.context.hub, client, principal.info)
     client.prolong(principal.expire_at)
     result = RefreshResult(bool(principal.expire_at), ttl(principal.expire_at))
     client.reply(command, "refresh", result)
@@ -343,6 +346,8 @@ async def _sub_refresh(client: Client, command: Command) -> None:
         raise Refused(Errors.BAD_REQUEST)
     grant = await client.context.authority.sub_refresh(client, channel, body.token)
     subscription.expire_at = grant.expire_at
+    if grant.info and client.subs.get(channel) is subscription:
+        rename_in(client.context.hub, client, channel, grant.info)
     client.prolong(client.expire_at)
     client.reply(command, "sub_refresh", RefreshResult(bool(grant.expire_at), ttl(grant.expire_at)))
 

@@ -22,7 +22,7 @@ from .protocol.commands import Subscribe
 from .protocol.replies import SubscribeResult, client_info
 from .protocol.sse import PING, SseForm, event_id, greeting, hub_event
 from .sse_wire import Headers, Receive, Send, SseWire
-from .subscription import Plan, Subscription, plan, subscribe
+from .subscription import Plan, Subscription, introduce, plan, subscribe
 from .types import ClientInfo, StreamPosition
 from .wire_contract import HttpConnection
 
@@ -150,10 +150,10 @@ class EventStream:
         info = client_info(ClientInfo(user=self.user, client=self.client_id, conn_info=self.info, chan_info=grant.info))
         presence = grant.options.presence or announce
         self.subs[wish.channel] = Subscription(
-            info=info, server_side=False, presence=presence, expire_at=grant.expire_at
+            info=info, server_side=False, presence=presence, announce=announce, expire_at=grant.expire_at
         )
         if presence:
-            self.context.hub.broker.presence.add(wish.channel, self.client_id, self.user, info, announce=announce)
+            introduce(self.context.hub, self, wish.channel)
 
     def _greeting(self, wish: Subscribe, planned: Plan, result: SubscribeResult) -> bytes:
         told: dict[str, Any] = {"channel": wish.channel, "client": self.client_id, "recoverable": result.recoverable}

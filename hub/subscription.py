@@ -18,12 +18,12 @@ from .namespaces import ChannelOptions
 from .protocol import tags
 from .protocol.commands import Subscribe
 from .protocol.forms import Form, JsonForm, deflated
-from .protocol.replies import SubscribeResult, json_or_unset
+from .protocol.replies import SubscribeResult, client_info, json_or_unset, read_client_info
 from .protocol.stream import Recovery, Stream
 from .registry import Channel, Subscriber
-from .types import Publication, SlowPolicy, StreamPosition
+from .types import ClientInfo, Publication, SlowPolicy, StreamPosition
 
-__all__ = ["Plan", "Subscription", "plan", "subscribe", "ttl"]
+__all__ = ["Plan", "Subscription", "introduce", "plan", "rename", "rename_in", "subscribe", "ttl"]
 
 # Bit of `Subscribe.flag`: an error is wanted in place of a subscription that has missed something.
 REJECT_UNRECOVERED = 2
@@ -36,9 +36,20 @@ class Subscription:
     info: bytes
     server_side: bool
     presence: bool
+    # Joins and leaves are told.
+    announce: bool
     expire_at: float
     # Until the presence store has confirmed.
     registering: asyncio.Future[None] | None = None
+
+
+class _Introduced(Protocol):
+    """A client, as others see it."""
+
+    client_id: str
+    user: str
+    info: bytes
+    subs: dict[str, Subscription]
 
 
 class _ClientForm(Form, Protocol):
@@ -66,6 +77,30 @@ class Plan:
 
 class _Permissions(Protocol):
     def __call__(self, what: str, /) -> bool: ...
+
+
+def introduce(hub: HubCore, client: _Introduced, channel: str) -> asyncio.Future[None]:
+    """Have presence list it, with the info that it has there; done when that is so."""
+    subscription = client.subs[channel]
+    return hub.broker.presence.add(
+        channel, client.client_id, client.user, subscription.info, announce=subscription.announce
+    )
+
+
+def rename(hub: HubCore, client: _Introduced, info: bytes) -> None:
+    """Its `conn_info` is another: in presence, and in what it publishes from now on. Nobody is told that it joins."""
+    client.info = info
+    for channel, subscription in client.subs.items():
+        rename_in(hub, client, channel, read_client_info(subscription.info).chan_info)
+
+
+def rename_in(hub: HubCore, client: _Introduced, channel: str, chan_info: bytes) -> None:
+    """The same of its `chan_info` in a channel."""
+    subscription = client.subs[channel]
+    known = ClientInfo(user=client.user, client=client.client_id, conn_info=client.info, chan_info=chan_info)
+    subscription.info = client_info(known)
+    if subscription.presence:
+        introduce(hub, client, channel)
 
 
 def plan(wish: Subscribe, options: ChannelOptions, may: _Permissions) -> Plan:

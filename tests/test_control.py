@@ -163,7 +163,7 @@ async def test_what_no_worker_could_do_is_refused() -> None:
 
 
 async def test_refreshing_a_user() -> None:
-    """The connection's time is put off or ends now; its info is changed for what it joins later."""
+    """The connection's time is put off or ends now; its info is another in presence."""
     async with workers() as (here, there):
         session = await there.connected(sub="ann", exp=int(time.time()) + 60)
         await here.hub.refresh_user("ann", expire_at=time.time() + 600, info=b'{"new":1}')
