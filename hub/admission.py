@@ -128,8 +128,11 @@ class Admission:
 
     def is_known(self, connection: HTTPConnection) -> bool:
         """Whether an admitted connection is a user's, or has shown the static token."""
-        user = getattr(connection.scope.get(USER), "id", "")
-        return bool(user) or (self.authenticator is None and self._shows_static(connection))
+        if getattr(connection.scope.get(USER), "id", ""):
+            return True
+        if self._by_signed_token is None or self.authenticator is not None:
+            return self._token is not None and self.authenticator is None  # who has not shown it was not admitted
+        return self._shows_static(connection)
 
     def _is_full(self) -> bool:
         return bool(self._limit) and self.connections >= self._limit

@@ -330,12 +330,12 @@ def warn_of_unknown_variables() -> None:
         log.warning("%s", sentence)
 
 
-def sourced(sentence: str, given: Collection[str]) -> str:
-    """With the variable behind each setting that it names and the environment decides; `given` are the options."""
+def sourced(sentence: str, options: Collection[str]) -> str:
+    """With the variable behind each setting that it names and the environment decides; `options` win over that."""
 
     def name(found: re.Match[str]) -> str:
         setting = found[0].partition(".")[0]
-        known = setting in Settings.model_fields and setting not in given
+        known = setting in Settings.model_fields and setting not in options
         variable = variable_of(setting) if known else ""
         return f"{found[0]} ({variable})" if variable else found[0]
 

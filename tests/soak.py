@@ -82,11 +82,20 @@ async def run(plan: Plan, redis_binary: str, nginx: str) -> Report:
             async with traffic:
                 await _disturb(deployment, checkers, report)
                 await traffic.stop()
-                tops = await traffic.publishers[0].tops(channels)
+                tops = await _ends(traffic, channels)
                 await _settle(checkers, tops, report)
             report.sent, report.unanswered, report.duration = traffic.sent, traffic.unanswered, traffic.duration
     _judge(report)
     return report
+
+
+async def _ends(traffic: Traffic, channels: list[str]) -> dict[str, Place]:
+    """Where the channels end; asked until a worker answers, for the one that was asked may just have been killed."""
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(AssertionError):
+                return await traffic.publishers[0].tops(channels)
+            await asyncio.sleep(0.1)
 
 
 @contextlib.asynccontextmanager

@@ -119,10 +119,11 @@ async def test_the_application_comes_first() -> None:
     assert await outcome(hub, f"token={token()}") == 4401
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("user", ["7", ""])
 async def test_it_ends_with_the_token(user: str) -> None:
     """No longer than its user is who he is, or the token of an anonymous one good."""
-    async with joined(keyed(), f"token={token(sub=user, exp=time.time() + 1.5)}") as client:
+    async with joined(keyed(), f"token={token(sub=user, exp=time.time() + 2.5)}") as client:
         with pytest.raises(websockets.ConnectionClosed) as closed:
             await client.recv()
         assert closed.value.rcvd is not None
