@@ -7,7 +7,7 @@ import pytest
 from tests.soak import Plan, run
 from tests.support import needs
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timed]
 
 
 @pytest.mark.parametrize("shape", [(3,), (1, 1, 1)], ids=["one hub of three workers", "three hubs of one worker"])
