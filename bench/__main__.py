@@ -151,7 +151,7 @@ def main(
 ) -> None:
     """Measure the hub beside the FastAPI tutorial's ConnectionManager, each with one worker, in one run.
 
-    Needs Linux, and about four minutes on an otherwise idle machine with two CPUs or more; with --peers, which is a
+    Needs Linux, and about six minutes on an otherwise idle machine with two CPUs or more; with --peers, which is a
     dozen servers and scenarios, about an hour.
     """
     if (quick or guard) and document:
