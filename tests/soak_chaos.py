@@ -20,12 +20,12 @@ import click
 from rich.table import Table
 
 from tests.schedules import FAULTS, Place, fail_over, kill_a_worker, place, wipe
-from tests.support.checker import Checker, all_reach
+from tests.support.checker import Checker, all_reach, behind
 from tests.support.deployment import KEY, workers_of
 from tests.support.figures import memory, open_files
 from tests.support.ledger import Ledger
 from tests.support.soaking import finish, on_uvloop, redis_program, verdict
-from tests.support.traffic import Traffic
+from tests.support.traffic import Publisher, Traffic
 from tests.support.waiting import eventually
 
 __all__ = ["Plan", "Report", "run"]
@@ -108,6 +108,16 @@ class Report:
         return max(slopes)
 
     @property
+    def memory(self) -> str:
+        """Of those that lived long enough to be judged: what they had then, in the middle and at the end."""
+        lives = [[size for when, size in looks if when >= looks[0][0] + WARM] for looks in self.sizes.values()]
+        return "; ".join(
+            f"{sizes[0] / 2**20:.1f}, {sizes[len(sizes) // 2] / 2**20:.1f}, {sizes[-1] / 2**20:.1f} MB"
+            for sizes in lives
+            if sizes
+        )
+
+    @property
     def good(self) -> bool:
         clean = not (self.ledger.violations or self.tracebacks)
         return clean and self.after == self.before and self.growth <= MOST_GROWTH
@@ -124,8 +134,7 @@ async def run(plan: Plan, at: Place) -> Report:
         async with Traffic(at.hub.url, KEY, channels, plan.rate, report.ledger) as traffic:
             await _disturb(plan, at, checkers, report)
             await traffic.stop()
-            if not await all_reach(checkers, await traffic.publishers[0].tops(channels), PATIENCE):
-                report.ledger.violation("lost", "not everybody got to the end")
+            await _settle(checkers, traffic.publishers[0], channels, report)
     finally:
         await asyncio.gather(*(checker.leave() for checker in checkers))
     for checker in checkers:
@@ -134,6 +143,15 @@ async def run(plan: Plan, at: Place) -> Report:
     await _settled(at)
     report.after = Look.at(at)
     return report
+
+
+async def _settle(checkers: list[Checker], publisher: Publisher, channels: list[str], report: Report) -> None:
+    """All hear everything, or it is lost. The ends move while publications in doubt are still on their way."""
+    deadline = time.monotonic() + PATIENCE
+    while not await all_reach(checkers, tops := await publisher.tops(channels), 1):
+        if time.monotonic() > deadline:
+            report.ledger.lose(behind(checkers, tops))
+            return
 
 
 async def _settled(at: Place) -> None:
@@ -204,6 +222,7 @@ def _table(report: Report) -> Table:
         "slowest delivery": f"{ledger.slowest:.2f} s",
         "all violations": verdict(ledger),
         "memory in ten minutes": f"{report.growth:+.2%} at most",
+        "memory of the workers": report.memory,
         "before": f"{report.before}",
         "after": f"{report.after}",
         "tracebacks": f"{report.tracebacks}",

@@ -18,7 +18,7 @@ import click
 from rich.table import Table
 
 from tests.support.attackers import allow_many_sockets
-from tests.support.checker import Checker, all_reach
+from tests.support.checker import Checker, all_reach, behind
 from tests.support.deployment import KEY, kill
 from tests.support.figures import quantile
 from tests.support.fleet import Fleet, running_fleet
@@ -81,7 +81,7 @@ async def run(plan: Plan, redis_binary: str, nginx: str) -> Report:
                 await traffic.stop()
                 tops = await traffic.publishers[0].tops(channels)
             if not await all_reach(checkers, tops, plan.patience):
-                report.ledger.violation("lost", "not everybody reached the end of the channels")
+                report.ledger.lose(behind(checkers, tops))
         finally:
             await asyncio.gather(*(checker.leave() for checker in checkers))
         for checker in checkers:

@@ -19,7 +19,7 @@ import click
 from rich.table import Table
 
 from tests.support.attackers import allow_many_sockets
-from tests.support.checker import Checker, all_reach
+from tests.support.checker import Checker, all_reach, behind
 from tests.support.deployment import KEY
 from tests.support.figures import most_in_a_second, quantile
 from tests.support.fleet import Fleet, Intake, Replica, running_fleet
@@ -97,8 +97,7 @@ async def run(plan: Plan, redis_binary: str, nginx: str) -> Report:
                 tops = await traffic.publishers[0].tops(channels)
             report.intake = intake.highest
             if not await all_reach(checkers, tops, plan.patience):
-                behind = [checker for checker in checkers if any(checker.at(c) != tops[c] for c in checker.stretches)]
-                report.ledger.violation("lost", f"{behind[:3]} did not reach the end", len(behind))
+                report.ledger.lose(behind(checkers, tops))
         report.log = fleet.log
     _judge(report)
     return report

@@ -12,6 +12,7 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,7 +23,7 @@ from .centrifuge import PATH
 from .lean_socket import HandshakeRefused, LeanSocket
 from .ledger import Ledger, Place, follows
 
-__all__ = ["FREEZE", "Checker", "Stretch", "all_reach"]
+__all__ = ["FREEZE", "Checker", "Stretch", "all_reach", "behind"]
 
 # Seconds. An SDK gives up a reply after 5 s, and a connection 10 s after a ping that did not come.
 REPLY_TIMEOUT = 5.0
@@ -360,14 +361,18 @@ class Checker:
         self._ledger.violation(kind, f"{self.name}: {detail}", count)
 
 
+def behind(checkers: list[Checker], tops: dict[str, Place]) -> Iterator[str]:
+    """Who is not at the end of which channel."""
+    for checker in checkers:
+        for channel in checker.stretches:
+            if (position := checker.at(channel)) != tops[channel]:
+                yield f"{checker.name} is at {position} of {channel}, which ends at {tops[channel]}"
+
+
 async def all_reach(checkers: list[Checker], tops: dict[str, Place], timeout: float) -> bool:
     """Wait until every checker has everything up to the end of its channels; whether they have in time."""
-
-    def behind() -> bool:
-        return any(checker.at(channel) != tops[channel] for checker in checkers for channel in checker.stretches)
-
     deadline = time.monotonic() + timeout
-    while behind():
+    while any(behind(checkers, tops)):
         if time.monotonic() > deadline:
             return False
         await asyncio.sleep(0.02)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 __all__ = ["Ledger", "Place", "content", "follows", "sent_at"]
@@ -71,6 +72,11 @@ class Ledger:
         self.violations[kind] += count
         if len(self.examples) < EXAMPLES:
             self.examples.append(f"{kind}: {detail:.300}")
+
+    def lose(self, behind: Iterable[str]) -> None:
+        """These have not got to the end of their channels."""
+        for detail in behind:
+            self.violation("lost", detail)
 
     # Publishing
 
