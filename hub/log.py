@@ -7,11 +7,13 @@ at the level `debug`: ten thousand that come back are not ten thousand lines, bu
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -32,6 +34,10 @@ class RedactQuery(logging.Filter):
             record.args = tuple(_redact(argument) for argument in record.args)
         if _SECRET_PARAMETER.search(message := record.getMessage()):
             record.msg, record.args = _redact(message), ()
+        if record.exc_info:  # an exception may be an HTTP client's, with the whole URL
+            text = record.exc_text or _plain.formatException(record.exc_info)
+            if _SECRET_PARAMETER.search(text):  # else it is left to the formatter, which may have its own way
+                record.exc_text = _redact(text)
         return True
 
 
@@ -40,6 +46,8 @@ def _redact(value: Any) -> Any:
 
 
 _redaction = RedactQuery()
+# For the texts of tracebacks.
+_plain = logging.Formatter()
 
 
 def redact_tokens() -> None:
@@ -48,13 +56,18 @@ def redact_tokens() -> None:
         logging.getLogger(name).addFilter(_redaction)
 
 
+# Seconds between two lines of a kind.
+PAUSE = 60.0
+
+
 class Throttled:
-    """Logs the first event of a kind at once and then a sum once a minute."""
+    """Logs the first event of a kind at once, and then a sum once a minute as long as there are any."""
 
     def __init__(self, log: logging.Logger, level: int, text: str) -> None:
         """`text` has one `%d`, the number of events since the last line."""
         self._log, self._level, self._text = log, level, text
         self._since = 0
+        self._last = ""
         self._next = 0.0
         # All events so far.
         self.total: int = 0
@@ -63,10 +76,21 @@ class Throttled:
         """`last` describes the newest event, for the line's end."""
         self.total += count
         self._since += count
-        now = time.monotonic()
-        if now >= self._next:
-            self._log.log(self._level, self._text + (f" (the last: {last})" if last else ""), self._since)
-            self._since, self._next = 0, now + 60
+        self._last = last
+        if time.monotonic() >= self._next:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._next = time.monotonic() + PAUSE
+        self._log.log(self._level, self._text + (f" (the last: {self._last})" if self._last else ""), self._since)
+        self._since = 0
+        with suppress(RuntimeError):  # without an event loop the next event tells of those that are left
+            asyncio.get_running_loop().call_later(PAUSE, self._tell_the_rest)
+
+    def _tell_the_rest(self) -> None:
+        """Else a burst would be told of when the next one comes, hours later, as if it had been then."""
+        if self._since and time.monotonic() >= self._next:
+            self._tell()
 
 
 # What a line says besides its message, given as `extra`.
@@ -101,7 +125,7 @@ class JsonFormatter(logging.Formatter):
             **_fields(record),
         }
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = record.exc_text or self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
 
 

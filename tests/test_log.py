@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -18,7 +19,7 @@ from fastapi import FastAPI
 from websockets.asyncio.client import connect
 
 from hub import Hub, Settings
-from hub.log import configure
+from hub.log import Throttled, configure
 from tests.support.uvicorn_server import serving
 from tests.support.waiting import eventually
 
@@ -74,6 +75,18 @@ def test_text(lines: list[str]) -> None:
     assert second.endswith(" hub.test: hello")
 
 
+@pytest.mark.parametrize("lines", [("json", "info"), ("text", "info")], indirect=True)
+def test_no_token_in_a_traceback(lines: list[str]) -> None:
+    """What an HTTP client raises in a function of the application's has the whole URL in its text."""
+    try:
+        raise ValueError("GET https://example.com/who?token=s3cret failed")
+    except ValueError:
+        logging.getLogger("hub.test").exception("it failed")
+    told = "\n".join(lines)
+    assert "s3cret" not in told
+    assert "ValueError: GET https://example.com/who?token=… failed" in told
+
+
 def test_in_an_application_of_ones_own() -> None:
     """The page's example, in a process of its own: lines of the hub's, from INFO on, as JSON and without secrets."""
     page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
@@ -86,6 +99,17 @@ logging.getLogger("other").info("the application's")
     done = subprocess.run([sys.executable, "-c", example + said], capture_output=True, text=True, check=True)
     (line,) = map(json.loads, done.stderr.splitlines())
     assert (line["logger"], line["message"], line["connection"]) == ("hub.redis", "GET /ws?token=…", "c1")
+
+
+async def test_the_rest_of_a_burst(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Its sum comes after the pause, with the last one, though nothing happens any more; then nothing is told."""
+    monkeypatch.setattr("hub.log.PAUSE", 0.05)
+    throttled = Throttled(logging.getLogger("hub.test"), logging.WARNING, "%d things happened")
+    for number in range(5):
+        throttled.add(last=f"thing {number}")
+    await eventually(lambda: len(caplog.messages) >= 2)
+    await asyncio.sleep(0.12)
+    assert caplog.messages == ["1 things happened (the last: thing 0)", "4 things happened (the last: thing 4)"]
 
 
 async def visit() -> None:
