@@ -218,7 +218,7 @@ class Hub(TypedHub):
             Route("/sse/{channel:hub_room}", SseEndpoint(self._context), name="hub_sse", include_in_schema=False),
         ]
         router.include_router(api_router(self, self.settings))
-        router.include_router(health_router(self, lambda: self.siblings))
+        router.include_router(health_router(self, self._admission, lambda: self.siblings))
         router.include_router(metrics_router(lambda: self._vitals, self.settings, lambda: self.siblings))
         router.include_router(AsyncApi(self).router)
         if self._console is not None:

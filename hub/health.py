@@ -8,6 +8,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
+from .admission import Admission
 from .hub import HubCore
 from .siblings import Siblings
 
@@ -47,19 +48,18 @@ def _all_ready(workers: dict[str, str]) -> bool:
     return places == {name.partition(".")[0] for name, state in workers.items() if state == READY}
 
 
-def health_router(hub: HubCore, siblings: Callable[[], Siblings | None]) -> APIRouter:
+def health_router(hub: HubCore, admission: Admission, siblings: Callable[[], Siblings | None]) -> APIRouter:
     """`/health/live`, `/health/ready`."""
     router = APIRouter(tags=["health"])
 
     def health(status: str, workers: dict[str, str]) -> Health:
-        registry = hub.registry
         return Health.model_validate(
             {
                 "status": status,
                 "node": hub.node,
                 "broker": hub.broker.name,
-                "connections": registry.subscribers,
-                "channels": len(registry.channels),
+                "connections": admission.connections,
+                "channels": len(hub.registry.channels),
                 "workers": workers,
             }
         )

@@ -110,6 +110,18 @@ def test_including_the_router_is_all() -> None:
     assert steps == ["start", "stop"] * 2
 
 
+def test_health_counts_connections() -> None:
+    """Also those without a channel, as of `/echo` and of a protocol client that has not subscribed to anything."""
+    app = FastAPI()
+    app.include_router(Hub(Settings()).router)
+    with TestClient(app) as client:
+        with client.websocket_connect("/echo"), client.websocket_connect("/connection/websocket") as other:
+            other.send_json({"id": 1, "connect": {}})
+            assert other.receive_json()["id"] == 1
+            assert client.get("/health/live").json()["connections"] == 2
+        assert client.get("/health/live").json()["connections"] == 0
+
+
 def test_in_a_mounted_application() -> None:
     """Its lifespan is not run, so there the hub starts with its first connection, or its first publication."""
     hub = Hub(Settings())
