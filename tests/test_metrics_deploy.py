@@ -159,6 +159,12 @@ def test_the_alerts(rule: dict[str, Any]) -> None:
     assert set(re.findall(r"\$labels\.(\w+)", text)) <= labels_left(rule["expr"])
 
 
+def test_someone_is_told_of_tokens_that_are_not_valid() -> None:
+    """A protocol client is let in first and closed with 3500 then: it is in no count of refused connections."""
+    expressions = [rule["expr"] for rule in ALERTS]
+    assert any('hub_refused_tokens_total{cause="invalid"}' in expression for expression in expressions)
+
+
 def test_the_alerts_have_names_of_their_own() -> None:
     """And those that they name in their advice exist."""
     names = [rule["alert"] for rule in ALERTS]
