@@ -45,6 +45,9 @@ _NAMES = re.compile(r"\A[\w.-]+\w|\b[a-z]+_\w+")
 
 LEAST_PASSWORD = 8
 
+# RFC 6454 §6.2, of pages and of applications that are made of them (`capacitor://localhost`).
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#@*\s]+")
+
 # One or several texts; in the environment separated by commas.
 _Texts = Annotated[tuple[str, ...], NoDecode]
 
@@ -135,7 +138,8 @@ class Settings(BaseSettings):
         default=None, description="Password of the console at /console, 8 characters at least; without one it is off."
     )
     origins: _Texts = Field(
-        default=(), description="Origins allowed besides the same host, comma-separated; * for all."
+        default=(),
+        description="Origins (https://app.example.com) allowed besides the same host, comma-separated; * for all.",
     )
 
     # Protocol clients
@@ -215,9 +219,23 @@ class Settings(BaseSettings):
     @field_validator("origins", "api_key", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(part.strip().rstrip("/") for part in value.split(",") if part.strip())
-        return value
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """As browsers send them: what is written in another way would match nothing, without a word."""
+        origins = tuple(origin for each in value if (origin := each.strip().rstrip("/").lower()))
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin; one is https://app.example.com, and * stands for all")
+        return origins
+
+    @field_validator("api_key")
+    @classmethod
+    def _without_empty(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        """Who sends no key would have an empty one."""
+        return tuple(SecretStr(key) for each in value if (key := each.get_secret_value().strip()))
 
     @field_validator(
         *("redis_url", "token", "console_password", "token_hmac_secret_key", "token_hmac_previous_secret_key"),

@@ -47,6 +47,25 @@ def test_redis_url_and_origins_from_the_environment(monkeypatch: pytest.MonkeyPa
     assert Settings.load().redis_url.get_secret_value() == "redis://two"  # type: ignore[union-attr]
 
 
+def test_a_list_is_as_good_as_commas() -> None:
+    """Of a file or a program: a slash at the end of an origin, as browsers show it, kept it from matching any."""
+    settings = Settings(origins=("https://A.example/", " http://b.example:8080", "", "null"), api_key=(" k1 ", "k2"))
+    assert settings.origins == ("https://a.example", "http://b.example:8080", "null")
+    assert settings.api_keys == ("k1", "k2")
+    assert Settings.model_validate({"origins": "*"}).origins == ("*",)
+
+
+def test_an_api_key_keeps_its_last_letter() -> None:
+    """A random one in Base64 may end with a slash, which is no slash of an address."""
+    assert Settings.model_validate({"api_key": "abc/, d"}).api_keys == ("abc/", "d")
+
+
+@pytest.mark.parametrize("keys", [[""], [" ", ""], ",", ""])
+def test_an_empty_api_key_is_none(keys: object) -> None:
+    """In a list of a file or a program it was a key that everybody has who sends none: the API was open."""
+    assert Settings.model_validate({"api_key": keys}).api_keys == ()
+
+
 @pytest.mark.parametrize("variable", ["REDIS_URL", "HUB_REDIS_URL"])
 def test_the_redis_url_comes_from_where_the_others_come_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
@@ -148,6 +167,9 @@ def test_a_variable_that_decides_nothing_is_not_named(tmp_path: Path, monkeypatc
         ({"ping_timeout": 30, "ping_interval": 10}, "ping_timeout must not be longer"),
         ({"slow_budget": 1024}, "slow_budget must hold"),
         ({"slow_policy": "x"}, "slow_policy: "),
+        ({"origins": "app.example.com"}, "origins: 'app.example.com' is no origin"),
+        ({"origins": ["https://app.example.com/chat"]}, "origins: 'https://app.example.com/chat' is no origin"),
+        ({"origins": "https://a.example, https://*.b.example"}, "origins: 'https://*.b.example' is no origin"),
         ({"slow_timeout": "inf"}, "slow_timeout: "),
         ({"config": "nowhere.toml"}, "there is no file 'nowhere.toml'"),
     ],
