@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import re
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -215,6 +216,14 @@ async def test_nobody_makes_a_worker_write_what_was_not_asked(shared: Hub) -> No
             await stream.go_on(Player(), "stream:one more")
     finally:
         stream.writing.clear()
+
+
+def test_the_command_on_the_page_of_notifications() -> None:
+    """It is the one that the script itself names, with the REDIS_URL without which it ends in a traceback."""
+    script, page = ((FOLDER / "notifications" / name).read_text() for name in ("notify.py", "index.html"))
+    [command] = re.findall(r"<pre>(.*?)</pre>", page)
+    assert command.startswith("REDIS_URL=")
+    assert f"`{command}`" in script
 
 
 async def test_a_notice_is_checked(shared: Hub) -> None:
