@@ -187,7 +187,9 @@ METRICS = (
         "Bytes that wait for these clients.",
         lambda v: sum(wire.queued for wire in _congested()),
     ),
-    Metric("hub_users", "gauge", "Different users, of `channels` and `sse`.", lambda v: v.hub.clients.users),
+    Metric(
+        "hub_users", "gauge", "Different users of this worker, of `channels` and `sse`.", lambda v: v.hub.clients.users
+    ),
     Metric("hub_channels", "gauge", "Channels with subscribers.", lambda v: len(v.hub.registry.channels)),
     Metric("hub_subscriptions", "gauge", "Subscriptions of all connections.", lambda v: v.hub.registry.subscriptions),
     Metric(

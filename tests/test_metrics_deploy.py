@@ -38,7 +38,7 @@ OTHERS = {
 }
 # Functions and words of PromQL that are used here.
 FUNCTIONS = {"sum", "avg", "max", "rate", "increase", "changes", "absent", "histogram_quantile"}
-WORDS = {"by", "and", "offset"}
+WORDS = {"by", "and", "or", "offset"}
 # What the label values of metrics may be, where that is known.
 VALUES = {
     "endpoint": set(ENDPOINTS),
@@ -122,6 +122,13 @@ def test_every_metric_is_on_the_dashboard() -> None:
     """Except for the one that is no number."""
     shown = {metric_of(word) for _, query in targets() for word in words_of(query)[0]}
     assert set(TABLE) - shown == {"hub_info"}
+
+
+def test_a_replica_that_is_down_is_seen() -> None:
+    """It has no series of its own: without Prometheus' word on it all workers of the others were all workers."""
+    [query] = [query for title, query in targets() if title == "Workers that answer"]
+    assert query.startswith("avg(hub_up{")
+    assert query.endswith(' or up{job="$job", instance=~"$instance"} == 0)')
 
 
 def test_the_dashboard() -> None:
