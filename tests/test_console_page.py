@@ -230,6 +230,8 @@ async def test_a_phone_and_a_keyboard(hub: HubProcess, open_console: Open) -> No
         await expect(page.locator("#channels tr")).to_have_count(1, timeout=PATIENCE)
         assert [name for name in await page.evaluate(wide) if name != "tile"] == []
         await expect(page.get_by_role("row", name="ready")).to_have_count(2, timeout=PATIENCE)
+        long_state = "(badge) => (badge.lastChild.data = 'silent for 100 s', badge.scrollWidth - badge.clientWidth)"
+        assert await page.locator("#workers .badge").first.evaluate(long_state) <= 0  # not into the next figure
         await page.locator("#channels a").focus()
         await page.keyboard.press("Enter")
         await expect(page.locator("#channel-name")).to_be_focused()
