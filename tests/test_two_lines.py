@@ -8,10 +8,12 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 import websockets
+from fastapi.testclient import TestClient
 
 from hub.embedded import EmbeddedServer
 from tests.support.uvicorn_app import ROOT, UvicornProcess, uvicorn_app
@@ -42,6 +44,16 @@ def test_it_is_two_lines() -> None:
     matcher = difflib.SequenceMatcher(None, ORIGINAL.splitlines(), changed().splitlines(), autojunk=False)
     parts = [part for part in matcher.get_opcodes() if part[0] != "equal"]
     assert 1 <= sum(max(b - a, d - c) for _, a, b, c, d in parts) <= 2
+
+
+def test_the_page_gets_what_it_imports() -> None:
+    """From the program of the last two steps: `/static/hub.js` is there without a word on `hub serve` only."""
+    program: dict[str, Any] = {}
+    for part in re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
+        exec(part, program)
+    [module] = re.findall(r'^import .* from "(.*)";$', PAGE, re.MULTILINE)
+    with TestClient(program["app"]) as client:
+        assert client.get(module).status_code == 200
 
 
 class Chat:
