@@ -82,6 +82,34 @@ def test_annotations_are_types(hub: Hub) -> None:
         def gone(id: UUID) -> None: ...
 
 
+class Room(BaseModel):
+    """What a dependency makes of a room's name."""
+
+    name: str
+
+
+def room_of(room: str) -> Room:
+    return Room(name=room)
+
+
+def test_a_dependency_of_a_parameters_name(hub: Hub) -> None:
+    """`room: Annotated[Room, Depends(room_of)]`, as in FastAPI: what that returns is not the parameter's type.
+
+    It was taken for it, and no channel had a name that is a Room: all of them were unknown.
+    """
+    chat = hub.channel("chat:{room}", Message)
+
+    @chat.on_subscribe
+    def annotated(room: Annotated[Room, Depends(room_of)]) -> None: ...
+
+    @chat.on_publish
+    def by_default(room: Room = Depends(room_of)) -> None: ...  # noqa: B008
+
+    assert chat.parameters == {"room": str}
+    assert chat(room="lobby").name == "chat:lobby"
+    assert hub.authority.options("chat:lobby") is chat.options
+
+
 def test_the_defaults(hub: Hub) -> None:
     """Clients may subscribe and see what the channel has; they may not publish."""
     bare, full = (

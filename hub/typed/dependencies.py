@@ -28,7 +28,18 @@ from ..admission import USER
 from ..authority import Asker, User, as_python
 from ..errors import ConfigError, Error, Errors, Refused
 
-__all__ = ["Event", "Function", "body_parameter", "event", "is_marked", "is_solved", "refusal", "signature_of", "user"]
+__all__ = [
+    "Event",
+    "Function",
+    "body_parameter",
+    "event",
+    "is_dependency",
+    "is_marked",
+    "is_solved",
+    "refusal",
+    "signature_of",
+    "user",
+]
 
 # Of an event's scope.
 EVENT, MESSAGE = "hub.event", "hub.message"
@@ -253,8 +264,16 @@ _OF_CLIENTS = ("http_connection_param_name", "query_params", "header_params", "c
 
 def is_marked(parameter: inspect.Parameter) -> bool:
     """Whether it is a dependency, or a part of the request by name: a query parameter, a header, a cookie."""
-    marks = (*get_args(parameter.annotation)[1:], parameter.default)
-    return any(isinstance(mark, params.Depends | params.Param | params.Body) for mark in marks)
+    return any(isinstance(mark, params.Depends | params.Param | params.Body) for mark in _marks(parameter))
+
+
+def is_dependency(parameter: inspect.Parameter) -> bool:
+    """Whether a function makes it, `Depends(...)`."""
+    return any(isinstance(mark, params.Depends) for mark in _marks(parameter))
+
+
+def _marks(parameter: inspect.Parameter) -> tuple[Any, ...]:
+    return (*get_args(parameter.annotation)[1:], parameter.default)
 
 
 def is_solved(parameter: inspect.Parameter) -> bool:

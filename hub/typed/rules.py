@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 
 from ..authority import Allow, Asker
 from ..namespaces import PRIVATE
-from .dependencies import Event, Function, is_solved, signature_of
+from .dependencies import Event, Function, is_dependency, is_solved, signature_of
 from .model import Model
 from .pattern import Pattern
 
@@ -46,7 +46,9 @@ class ChannelRules(Generic[M]):
         declared = Function(function, names=tuple(self.pattern.types), message=message, clientless=clientless)
         for name in self.pattern.types:
             parameter = signature.parameters.get(name)
-            if parameter is not None and parameter.annotation is not parameter.empty:
+            if parameter is None or parameter.annotation is parameter.empty:
+                continue
+            if not is_dependency(parameter):  # its type would be of what that makes of the parameter
                 self.pattern.declare(name, parameter.annotation, declared.name)
         return declared
 
