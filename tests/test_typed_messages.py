@@ -359,6 +359,36 @@ async def test_in_a_cluster(hub: Hub) -> None:
     assert seen == dict.fromkeys(range(9), 1)
 
 
+async def test_a_call_that_takes_longer_than_a_claim(hub: Hub) -> None:
+    """What the others have handled meanwhile is not handled again, though Redis has forgotten that they did.
+
+    A worker whose function hung for more than 5 minutes took all that had waited for it as its own.
+    """
+    seen: Counter[int] = Counter()
+    chat = hub.channel("chat:{room}", Message, history=KEPT)
+
+    @chat.on_message(once=True)
+    async def handle(message: Message) -> None:
+        seen[message.number] += 1
+        if message.number == 0:
+            await asyncio.sleep(messages.CLAIM + 60)
+
+    app = FastAPI()
+    app.include_router(hub.router)
+    async with Cluster(app, workers=2) as cluster:
+        for number in range(5):
+            await chat(room="x").publish(Message(number=number))
+        await cluster.advance(messages.CLAIM)
+        await chat(room="x").publish(Message(number=5))
+        await cluster.advance(messages.CLAIM)
+        missed = 0
+        for worker in range(2):
+            with cluster.on(worker):
+                missed += hub.unhandled.total
+    assert seen == dict.fromkeys(range(6), 1)
+    assert missed == 4
+
+
 async def test_redis_is_away(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody knows whose a message is, so it is counted as missed."""
     chat = hub.channel("chat:{room}", Message, history=KEPT)

@@ -33,8 +33,10 @@ log: logging.Logger = logging.getLogger("hub.typed")
 
 # Messages that wait for one function; beyond, the newest are dropped.
 BACKLOG = 1000
-# Seconds for which it is remembered who handles a message: longer than the slowest worker can be late with it.
+# Seconds for which it is remembered who handles a message, and by which a worker may be behind the others. They all
+# hear messages in one order, so it is behind by no more than the call that it has just ended.
 CLAIM = 300.0
+LATEST = 240.0
 # Seconds that functions have to come to their end when the hub stops.
 LAST_WORDS = 5.0
 # And then to clean up; what runs in a thread cannot be stopped.
@@ -70,9 +72,12 @@ class _Worker:
         self._broker = broker
         self._rules, self._function = consumer.rules, consumer.function
         self._name, self._once = consumer.name, consumer.once
-        # None wakes it to its end.
-        self._queue: asyncio.Queue[tuple[str, Publication] | None] = asyncio.Queue(BACKLOG)
+        # With the times at which they came; None wakes it to its end.
+        self._queue: asyncio.Queue[tuple[float, str, Publication] | None] = asyncio.Queue(BACKLOG)
         self._ending = False
+        self._now = asyncio.get_running_loop().time
+        # For what came before this, another worker's claim may have lapsed; set by a call that took too long.
+        self._forgotten: float = 0.0
         self.task: asyncio.Task[None] = asyncio.create_task(self._run(), name=f"hub on_message {self._function.name}")
 
     def take(self, channel: str, publication: Publication) -> None:
@@ -80,7 +85,7 @@ class _Worker:
         if self._rules.pattern.parse(channel.removeprefix(PRIVATE)) is None:
             return
         try:
-            self._queue.put_nowait((channel, publication))
+            self._queue.put_nowait((self._now(), channel, publication))
         except asyncio.QueueFull:
             self._miss(channel, f"more than {BACKLOG} others wait")
 
@@ -92,9 +97,10 @@ class _Worker:
 
     async def _run(self) -> None:
         while (work := await self._queue.get()) is not None and not self._ending:
-            channel, publication = work
+            came, channel, publication = work
+            began = self._now()
             try:
-                await self._handle(channel, publication)
+                await self._handle(came, channel, publication)
             except asyncio.CancelledError:
                 self._miss(channel, "the worker has stopped meanwhile")
                 raise
@@ -103,9 +109,11 @@ class _Worker:
             except Exception:
                 log.exception("unexpected fault in %s for a message in %r", self._function.name, channel)
                 self._miss(channel, "it raised an exception")
+            if self._now() - began > LATEST:
+                self._forgotten = self._now() - LATEST
 
-    async def _handle(self, channel: str, publication: Publication) -> None:
-        if self._once and not await self._claim(channel, publication):
+    async def _handle(self, came: float, channel: str, publication: Publication) -> None:
+        if self._once and not await self._claim(came, channel, publication):
             return
         try:
             message = self._rules.model.read(as_json(publication))
@@ -114,8 +122,11 @@ class _Worker:
             return
         await self._function.call(self._scope(), self._rules.parameters(channel), Event(channel=channel), message)
 
-    async def _claim(self, channel: str, publication: Publication) -> bool:
+    async def _claim(self, came: float, channel: str, publication: Publication) -> bool:
         """Whether this worker is the one that handles it."""
+        if came < self._forgotten:
+            self._miss(channel, f"another worker may have handled it in the {LATEST:g} s that it waited for a call")
+            return False
         if not publication.offset:
             self._miss(channel, "it was published with skip_history, so that once=True does not know it from others")
             return False
