@@ -7,6 +7,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Unpack
 
+from anyio import from_thread
+
 from .control import HubNode
 from .errors import BrokerUnavailable
 from .on_commit import AnySession, on_commit
@@ -50,16 +52,19 @@ class CommittingHub(HubNode):
 
     def _loop_to_publish_in(self) -> asyncio.AbstractEventLoop:
         """Where the hub runs, or where it would start."""
+        if self._loop is not None and not self._loop.is_closed():
+            return self._loop
         try:
-            return self._loop or asyncio.get_running_loop()
+            return _loop_here()
         except RuntimeError:
             raise RuntimeError("the hub is not running and here is no event loop: use hub.sync.Publisher") from None
 
     def _send_committed(self, orders: Sequence[Order]) -> None:
         """Called by the session, in its thread."""
         try:
+            loop = self._loop_to_publish_in()
             # In the hub's own thread too: so what is committed one after the other stays in that order.
-            self._loop_to_publish_in().call_soon_threadsafe(self._issue_all, orders, self._loop is not None)
+            loop.call_soon_threadsafe(self._issue_all, orders, loop is self._loop)
         except RuntimeError as error:
             self.unsent.add(len(orders), last=f"not sent: {error}")
 
@@ -87,3 +92,11 @@ class CommittingHub(HubNode):
         if self._committed:
             await asyncio.wait(self._committed, timeout=LAST_WORDS)
         await super().stop()
+
+
+def _loop_here() -> asyncio.AbstractEventLoop:
+    """The one that is running, or that has given this thread its work, as for `def` routes. Raises RuntimeError."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return from_thread.run_sync(asyncio.get_running_loop)

@@ -20,6 +20,7 @@ import redis
 import sqlmodel
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from httpx2 import ASGITransport, AsyncClient
 from pydantic import BaseModel, Field
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import IntegrityError
@@ -478,6 +479,50 @@ def test_endpoints(engine: Engine) -> None:
         assert socket.receive_json() == {"id": 1}
         client.post("/in-the-loop").raise_for_status()
         assert socket.receive_json() == {"id": 2}
+
+
+@pytest.mark.parametrize("path", ["/rt/in-a-thread", "/rt/in-the-loop"])
+async def test_endpoints_of_a_mounted_application(engine: Engine, path: str) -> None:
+    """Nobody runs its lifespan, so the hub starts with the publication, in `def` as in `async def`.
+
+    In `def` it was a RuntimeError, which named the publisher for scripts.
+    """
+    hub, app, mounted = Hub(Settings(), broker=MemoryBroker()), FastAPI(), FastAPI()
+    mounted.include_router(hub.router)
+    app.mount("/rt", mounted)
+
+    def order() -> None:
+        with Session(engine) as session:
+            hub.publish_on_commit(session, CHANNEL, "a")
+            session.commit()
+
+    @mounted.post("/in-the-loop")
+    async def in_the_loop() -> None:
+        order()
+
+    mounted.post("/in-a-thread")(order)
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
+        (await client.post(path)).raise_for_status()
+    assert await heard(hub) == ["a"]
+    await hub.stop()
+
+
+def test_a_hub_of_a_loop_that_was_closed(engine: Engine) -> None:
+    """As `publish` does, it starts in the loop that runs now; tests have a loop each, and often no lifespan.
+
+    The publication went to the closed one, and was counted as not sent.
+    """
+    hub = Hub(Settings(), broker=MemoryBroker())
+
+    async def publish() -> list[str]:
+        with Session(engine) as session:
+            hub.publish_on_commit(session, CHANNEL, "a")
+            session.commit()
+        return await heard(hub)
+
+    assert asyncio.run(publish()) == ["a"]
+    assert asyncio.run(publish()) == ["a", "a"]
+    assert hub.unsent.total == 0
 
 
 async def test_a_hub_that_has_not_begun(engine: Engine) -> None:
