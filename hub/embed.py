@@ -106,6 +106,7 @@ class Hub(TypedHub):
         # The workers of the same `hub serve`; None elsewhere.
         self.siblings: Siblings | None = None
         hubs.add(self)
+        self._tracer_provider = tracer_provider  # `hub.testing` makes others like this one
         if tracer_provider is not None or self.settings.tracing:
             self.delivery.tracing = Tracing(self.node, messages_dropped, tracer_provider)
         # Asks for another worker in the place of this one. Set by who can start one, as `hub serve`.

@@ -17,6 +17,7 @@ from opentelemetry.trace import SpanKind
 
 from hub import BrokerUnavailable, ChannelOptions, Hub, Settings
 from hub.inbox import VALUES, Inbox
+from hub.testing import Cluster
 from tests.support.waiting import eventually
 
 
@@ -145,3 +146,16 @@ def test_the_setting() -> None:
     """HUB_TRACING takes OpenTelemetry's global provider."""
     assert Hub(Settings(tracing=True)).delivery.tracing is not None
     assert Hub(Settings()).delivery.tracing is None
+
+
+async def test_in_a_cluster() -> None:
+    """The workers of `hub.testing` have the provider that the application's hub was given."""
+    exporter = InMemorySpanExporter()
+    hub = Hub(Settings(), tracer_provider=provider(exporter))
+    app = FastAPI()
+    app.include_router(hub.router)
+    async with Cluster(app, workers=2) as cluster:
+        browser = await cluster.connect("/ws/x", worker=1)
+        await hub.publish("x", "hi")
+        assert await browser.receive_text() == "hi"
+    assert {span.name for span in exporter.get_finished_spans()} == {"publish", "deliver"}

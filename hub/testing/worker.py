@@ -47,7 +47,8 @@ def sibling(hub: Hub, kind: type[Hub], server: FakeRedisServer) -> Hub:
     """A hub with the settings of `hub` and all that its decorators have registered: the same one in another worker."""
     given, new = own(hub), kind.__new__(kind)
     # No watchdog: its thread would take virtual seconds for a process that stood still.
-    Hub.__init__(new, given["settings"].model_copy(update={"watchdog": 0.0}), redis=server.new_client())
+    settings = given["settings"].model_copy(update={"watchdog": 0.0})
+    Hub.__init__(new, settings, redis=server.new_client(), tracer_provider=given["_tracer_provider"])
     hubs.discard(new)  # it is of no application
     for name in ALIKE:
         getattr(new, name).__dict__ = own(given[name])
