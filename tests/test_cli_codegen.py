@@ -31,6 +31,8 @@ app = FastAPI()
 app.include_router(hub.router)
 outer = FastAPI()
 outer.mount("/inner", app)
+named = FastAPI()
+named.mount("/inner", app, name="inner")
 both = FastAPI()
 both.include_router(hub.router, prefix="/one")
 both.include_router(other.router, prefix="/two")
@@ -92,6 +94,7 @@ def test_of_a_program_in_this_folder(cli: Run, here: Path, name: str) -> None:
 def test_of_an_application_with_a_mounted_one(cli: Run, here: Path) -> None:
     """The hub is found where it is."""
     assert "readonly chat:" in cli("codegen", "ts", "cli_codegen_program:outer")[1]
+    assert "readonly chat:" in cli("codegen", "ts", "cli_codegen_program:named")[1]
 
 
 def test_of_a_file(cli: Run, tmp_path: Path) -> None:

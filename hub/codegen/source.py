@@ -8,6 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,15 +86,14 @@ def _imported(source: str) -> Any:
 
 
 def _described(found: Any, source: str) -> Mapping[str, Any]:
-    place = Place(host="localhost", path="/connection/websocket", secure=False)
+    place = Place(host="localhost", path="/connection/websocket", secure=False)  # clients are told where it is
     if isinstance(found, Hub):
         return describe(found, place)
     hubs = list(_hubs(getattr(found, "routes", ())))
     if len(hubs) != 1:
         what = "does not include the router of a hub" if not hubs else "includes several hubs: name one of them"
         raise ConfigError(f"{source!r} {what}")
-    path = str(found.url_path_for("hub_channels"))
-    return describe(hubs[0], Place(host="localhost", path=path, secure=False, title=found.title, version=found.version))
+    return describe(hubs[0], replace(place, title=found.title, version=found.version))
 
 
 def _hubs(routes: Iterable[Any]) -> Iterator[Any]:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from starlette.applications import Starlette
+from starlette.routing import NoMatchFound
 
 from .. import embed
 from ..embed import Hub
@@ -162,7 +163,8 @@ class Cluster:
     ) -> ProtocolClient:
         """A client of the hub's protocol that has connected; `fields` are those of its command: `token`, `data`, …
 
-        `path` is found among the routes if it is not given. Raises as `connect` does; ReplyError, Closed.
+        `path` is found among the routes if it is not given. Raises as `connect` does; ReplyError, Closed; LookupError
+        if it is not found.
         """
         path = path or self._protocol_path(worker)
         client = await self._open(ProtocolClient, path, worker, headers, ())
@@ -202,7 +204,13 @@ class Cluster:
 
     def _protocol_path(self, number: int) -> str:
         app: Any = self._numbered(number).app
-        return str(app.url_path_for("hub_channels"))
+        try:
+            return str(app.url_path_for("hub_channels"))
+        except NoMatchFound:  # also behind a mount that has a name
+            raise LookupError(
+                "the application has no route named 'hub_channels': include a hub's router, or say where it is: "
+                "await cluster.client(path='/mounted/connection/websocket')"
+            ) from None
 
     # Time
 

@@ -292,6 +292,17 @@ async def test_workers_are_numbered() -> None:
         assert "dead" in repr(c.workers[1])
 
 
+async def test_a_hub_in_a_mounted_application() -> None:
+    """Behind a name routes cannot be found by theirs; the test says where it is, and is told so if it does not."""
+    outer = FastAPI()
+    outer.mount("/inner", make_app(), name="inner")
+    async with Cluster(outer, workers=1) as c:
+        with pytest.raises(LookupError, match="say where it is: await cluster"):
+            await c.client()
+        client = await c.client(path="/inner/rt/connection/websocket")
+        await client.subscribe("chat:x")
+
+
 async def test_a_lifespan_that_fails() -> None:
     """Its exception is that of the cluster, and everything is put back."""
     hub = Hub(Settings())
