@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import Any, TypeVar
@@ -206,6 +206,8 @@ class Hub(TypedHub):
         """Everything the hub serves. Including it starts and stops the hub with the application.
 
         A *mounted* application's lifespan is not run; there the hub starts with its first connection or publication.
+        `dependencies` of the application or of `include_router` are for HTTP routes only, and not asked before
+        WebSockets and event streams: who may connect says `authenticate`, or a token.
         """
         router = APIRouter(lifespan=self._lifespan)
         raw = RawEndpoint(self, self.settings, self._admission, self.authority)
@@ -246,10 +248,20 @@ class Hub(TypedHub):
     @asynccontextmanager
     async def _lifespan(self, app: Any) -> AsyncIterator[dict[str, Any]]:
         self.application = app
+        if any(_dependencies(getattr(app, "routes", ()))) and not self._asks_who_connects:
+            log.warning(
+                "the dependencies of include_router, or of the application, are not asked before the hub's WebSockets "
+                "and event streams, which are open to everybody: say who may connect with @hub.authenticate"
+            )
         async with self:
             yield {OPTIONS_STATE: self.settings.wire()}
             if self._context.tasks:
                 await asyncio.wait(self._context.tasks, timeout=LAST_WORDS)
+
+    @property
+    def _asks_who_connects(self) -> bool:
+        settled = self.settings.token is not None or self.authority.verifies
+        return settled or self.authority.hooks.authenticate is not None
 
     async def start(self) -> None:
         if self._loop is asyncio.get_running_loop():  # each connection asks
@@ -264,6 +276,18 @@ class Hub(TypedHub):
         self._watchdog.stop()
         await self._figures.stop()
         await super().stop()
+
+
+def _dependencies(routes: Iterable[Any]) -> Iterator[Sequence[Any]]:
+    """Those that FastAPI has for the routes of a hub, each time that its router is included among `routes`."""
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        if inner is None:
+            continue
+        own = getattr(getattr(route, "include_context", None), "dependencies", ())
+        if any(getattr(one, "name", "") == "hub_channels" for one in inner.routes):
+            yield own
+        yield from ([*own, *others] for others in _dependencies(inner.routes))
 
 
 def _from_environment() -> Settings:

@@ -17,7 +17,7 @@ import pytest
 import redis
 import websockets
 from fakeredis import FakeAsyncRedis, FakeServer
-from fastapi import FastAPI, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, WebSocket
 from starlette.testclient import TestClient
 
 from hub import BrokerUnavailable, ConfigError, Hub, Settings
@@ -154,6 +154,37 @@ async def test_a_mounted_hub_on_redis(redis_server: EmbeddedServer) -> None:
             assert {"commands", "feed"} <= names
         await hub.stop()
         await eventually(lambda: len(observer.client_list()) == 1)
+
+
+def nobody() -> None:
+    raise HTTPException(401)
+
+
+@pytest.mark.parametrize("where", ["include", "application", "router"])
+def test_dependencies_are_not_asked_of_clients(where: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What would shut the application's own WebSockets does not shut the hub's; that is said at the start."""
+    hub, outer = Hub(Settings()), APIRouter(dependencies=[Depends(nobody)] if where == "router" else [])
+    app = FastAPI(dependencies=[Depends(nobody)] if where == "application" else [])
+    outer.include_router(hub.router, dependencies=[Depends(nobody)] if where == "include" else [])
+    app.include_router(outer)
+    with TestClient(app) as client:
+        assert client.get("/health/live").status_code == 401
+        with client.websocket_connect("/ws/room"):
+            pass
+    assert caplog.text.count("say who may connect with @hub.authenticate") == 1
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_no_word_of_dependencies(known: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Where there are none, or where the hub asks by itself."""
+    app, hub = FastAPI(dependencies=[Depends(nobody)] if known else []), Hub(Settings())
+    app.include_router(APIRouter())
+    app.include_router(hub.router)
+    if known:
+        hub.authenticate(nobody)
+    with TestClient(app):
+        pass
+    assert "say who may connect" not in caplog.text
 
 
 def test_two_applications_share_a_process() -> None:
