@@ -191,7 +191,7 @@ def _wanted(hub: TypedHub) -> Iterator[tuple[str, Wanted]]:
             yield f"{key} {{{name}}}", Wanted(kind, "validation")
     for key, method in _named_methods(hub).items():
         if method.body is not None:
-            yield f"{key} request", Wanted(method.body, "validation")
+            yield f"{key} request", Wanted(method.body | None if method.optional else method.body, "validation")
         if (result := _result(method)) is not None:
             yield f"{key} reply", Wanted(result, "serialization")
 

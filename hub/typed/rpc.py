@@ -26,7 +26,7 @@ class RpcMethod:
     """What `hub.rpc_methods` has of a method.
 
     `body` and `result` are the types of the data and of the answer, None where the function does not say them; `takes`
-    is whether it takes any data. `call` is what the hub calls.
+    is whether it takes any data, `optional` whether it does without. `call` is what the hub calls.
     """
 
     name: str
@@ -34,13 +34,14 @@ class RpcMethod:
     body: Any
     result: Any
     takes: bool
+    optional: bool
     call: RpcCall
 
 
 def rpc_method(name: str, function: Callable[..., Any]) -> RpcMethod:
     """Raises ConfigError."""
     if _takes_client(function):
-        return RpcMethod(name, function, None, None, True, function)
+        return RpcMethod(name, function, None, None, True, True, function)
     signature = signature_of(function)
     parameter = body_parameter(function, signature)
     declared = Function(function, message=parameter.name if parameter is not None else "")
@@ -50,7 +51,7 @@ def rpc_method(name: str, function: Callable[..., Any]) -> RpcMethod:
     default = parameter.default if parameter is not None else EMPTY
     model: Model[Any] | None = Model(Any if body is None else body, where) if parameter else None
     call = _Call(declared, model, _answers(result, where), default)
-    return RpcMethod(name, function, body, result, parameter is not None, call)
+    return RpcMethod(name, function, body, result, parameter is not None, default is not EMPTY, call)
 
 
 def _answers(result: Any, where: str) -> Model[Any]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from hub import Hub, Settings
 from hub.asyncapi import AsyncApi, Place, describe
+from hub.codegen import typescript as client_of
 from hub.namespaces import BUILT_IN, ChannelOptions
 from tests.support import typed_app, typescript
 from tests.support.typed_app import Message
@@ -298,6 +299,24 @@ def test_calls_that_take_or_tell_nothing(document: dict[str, Any]) -> None:
     assert messages["forget.reply"]["payload"] == {"type": "null"}
     assert messages["anything.request"]["payload"] == messages["anything.reply"]["payload"] == {}
     assert document["operations"]["rpc.server.time"]["x-method"] == "server/time"
+
+
+class Filter(BaseModel):
+    text: str = ""
+
+
+def test_a_call_that_does_without_data() -> None:
+    """Where the function has a default, null is right, and the client that is written of it need not give any."""
+    hub = Hub(Settings())
+
+    @hub.rpc("search")
+    async def search(body: Filter = Filter()) -> int:  # noqa: B008
+        return len(body.text)
+
+    document = describe(hub, PLACE)
+    payload = document["channels"]["connection"]["messages"]["search.request"]["payload"]
+    assert payload == {"anyOf": [{"$ref": "#/components/schemas/Filter"}, {"type": "null"}]}
+    assert "readonly search: (data?: Filter | null) => Promise<number>;" in client_of(document)
 
 
 def test_a_hub_without_calls_has_no_connection_channel() -> None:
