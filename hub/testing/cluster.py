@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import httpx2
 
 __all__ = ["Cluster"]
+
+log: logging.Logger = logging.getLogger("hub.testing")
 
 _Connection = TypeVar("_Connection", bound=Connection)
 
@@ -122,7 +125,7 @@ class Cluster:
         """The worker whose code runs."""
         return current.get() or next((worker for worker in self.workers if worker.running), self.workers[0])
 
-    def _watch_over(self, test: asyncio.Task[Any] | None) -> None:
+    def _watch_over(self, beginner: asyncio.Task[Any] | None) -> None:
         """A test that waits for ever is ended, and told why."""
 
         def end() -> None:
@@ -130,10 +133,19 @@ class Cluster:
                 f"the test has waited for {LIMIT:g} s of virtual time, for something that does not happen; to let that "
                 "much pass on purpose: await cluster.advance(seconds)"
             )
-            if test is not None:
-                test.cancel()
+            log.error("%s", self._verdict)  # some runners show nothing else of it
+            for task in self._waiting(beginner):
+                task.cancel()
 
         self._clock.on_stuck = end
+
+    def _waiting(self, beginner: asyncio.Task[Any] | None) -> Iterator[asyncio.Task[Any]]:
+        """The test: the task that has begun the cluster. If that was a fixture's and is over, all of no worker."""
+        if beginner is not None and not beginner.done():
+            yield beginner
+            return
+        of_workers = {task for worker in self.workers for task in worker.tasks}
+        yield from asyncio.all_tasks() - of_workers
 
     async def _stop_all(self) -> None:
         self.redis.restore()

@@ -215,6 +215,28 @@ async def test_a_test_that_is_stuck_ends() -> None:
     assert not task.cancelling()
 
 
+def test_a_test_that_is_stuck_with_a_fixture(caplog: pytest.LogCaptureFixture) -> None:
+    """It is another task than the one that has begun the cluster, as with pytest-asyncio; it went on for ever."""
+    cluster = Cluster(application(), workers=1)
+
+    async def begin() -> None:
+        await cluster.__aenter__()
+
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    async def end() -> None:
+        await cluster.__aexit__(None, None, None)
+
+    with asyncio.Runner() as runner:
+        runner.run(begin())
+        with pytest.raises(asyncio.CancelledError):
+            runner.run(wait())
+        with pytest.raises(AssertionError, match=r"waited for 600 s of virtual time"):
+            runner.run(end())
+    assert "waited for 600 s of virtual time" in caplog.text
+
+
 async def test_advancing_is_no_waiting() -> None:
     """A day on purpose is no day in vain."""
     async with Cluster(application(), workers=1) as cluster:
