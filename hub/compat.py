@@ -129,8 +129,9 @@ class ConnectionManager:
     async def broadcast(self, message: Any) -> None:
         """Send to every connection of every worker; `message` as in `send_personal_message`.
 
-        Never fails because of a client. While Redis is away it waits `HUB_PUBLISH_TIMEOUT`, then the message is lost
-        and that is logged, because an exception would end the connection of the endpoint that called.
+        Never fails because of a client that hears it. While Redis is away it waits `HUB_PUBLISH_TIMEOUT`, then the
+        message is lost and that is logged, because an exception would end the connection of the endpoint that called.
+        Raises MessageTooBig for more than `HUB_MAX_MESSAGE_SIZE` bytes, TypeError for what JSON cannot say.
         """
         hub = self._hub()
         await hub.start()
