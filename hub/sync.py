@@ -49,7 +49,7 @@ class Publisher:
         """`redis` is a URL or a client (fakeredis too); without it `settings.redis_url`.
 
         `hub` is one that has declared typed channels, and need not run: with it their options and models are known.
-        Its settings are taken if there are no others.
+        Its settings are taken if there are no others; a `redis` that it was given is not, so give that here too.
 
         Nothing is connected yet. Raises ConfigError if a setting is wrong, or if there is no Redis.
         """
