@@ -77,9 +77,9 @@ class EventStream:
         self.subs: dict[str, Subscription] = {}
         # Unix time, 0 for never.
         self.expire_at: float = 0
-        # What it listens to, or is about to, while it counts among the connections: from before the subscription until
-        # `close`; else empty.
-        self._channel = ""
+        # What it listens to, or is about to, while it counts among the connections: from when its user is known until
+        # `close`; else None.
+        self._channel: str | None = None
         # How it ends, from the moment in which somebody decided that.
         self._disconnect: Disconnect | None = None
         # The server ends, and soon the stream does.
@@ -99,7 +99,7 @@ class EventStream:
     @property
     def channels(self) -> list[str]:
         """The one that it is about to hear, too."""
-        return [self._channel] if self._channel else []
+        return [self._channel] if self._channel is not None else []
 
     @property
     def extra(self) -> dict[str, str]:
@@ -116,14 +116,13 @@ class EventStream:
         context, self.connection = self.context, request
         principal = await context.authority.connect(request, token)
         self.user, self.info, self.expire_at = principal.user, principal.info, principal.expire_at
-        grant = await self._grant(principal, wish)
         refusal = context.admission.check_room()  # others have come while the application was asked
         if refusal is not None:
             raise Ended(refusal)
         context.admission.enter(SSE)
-        context.clients.add(self)
+        context.clients.add(self)  # from now on it hears what is ordered for its user
         self._channel = wish.channel
-        await self._subscribe(wish, grant)
+        await self._subscribe(wish, await self._grant(principal, wish))
         if self._disconnect is not None:
             raise Ended(self._disconnect)
         if not context.authority.hooks.keep_connections:
@@ -300,9 +299,9 @@ class EventStream:
     def close(self, disconnect: Disconnect) -> None:
         """It is no client any more; may be called again."""
         self._disconnect = self._disconnect or disconnect
-        if not self._channel:
+        if self._channel is None:
             return
-        self._channel = ""
+        self._channel = None
         context, disconnect = self.context, self._disconnect
         context.hub.remove(self)
         subs, self.subs = self.subs, {}

@@ -359,6 +359,28 @@ async def test_a_user_is_disconnected_while_it_comes() -> None:
         await source.close()
 
 
+@pytest.mark.parametrize("what", ["disconnect", "unsubscribe"])
+async def test_a_user_is_thrown_out_while_the_application_decides(what: str) -> None:
+    """Who he is was known, but the stream was nobody's until `on_subscribe` had answered: the order passed it by."""
+    asked, gate = asyncio.Event(), asyncio.Event()
+    async with serving_hub(**PEOPLE) as (hub, target):
+
+        @hub.on_subscribe
+        async def may(client: Any, channel: str) -> bool:
+            asked.set()
+            await gate.wait()
+            return True
+
+        source = await ask(target, path_of("x"), bearer(sub="7"))
+        await asyncio.wait_for(asked.wait(), 5)
+        await (hub.disconnect_user("7") if what == "disconnect" else hub.unsubscribe_user("7", "x"))
+        gate.set()
+        await source.read_head()
+        assert source.status == 403
+        assert (hub.registry.channels, len(hub.clients), hub._admission.connections) == ({}, 0, 0)
+        await source.close()
+
+
 @pytest.mark.parametrize("channel", ["x", ""])
 async def test_a_user_is_unsubscribed_while_it_comes(channel: str) -> None:
     """By name or from all: the call was answered, and the stream began all the same. Another channel is not meant."""
