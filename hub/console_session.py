@@ -118,9 +118,11 @@ class Attempts:
 
 
 def _network(address: str) -> str:
-    """Whoever has one address of IPv6 has 2**64 of them."""
+    """Whoever has one address of IPv6 has 2**64 of them; but those of IPv4 that a socket of IPv6 sees are one each."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:  # a Unix socket's client has none
         return address
-    return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address
+    if not isinstance(parsed, ipaddress.IPv6Address):
+        return address
+    return str(parsed.ipv4_mapped or ipaddress.ip_network((parsed, 64), strict=False))

@@ -73,6 +73,8 @@ def metrics_router(
 
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
+# As a socket of IPv6 sees 127.0.0.1.
+_MAPPED = "::ffff:127.0.0.1"
 # A proxy on this machine connects from it too, for clients that are not on it.
 _OF_PROXIES = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 
@@ -81,7 +83,7 @@ def _is_local(request: Request) -> bool:
     """Whether it comes from this machine and by no proxy; a page of elsewhere would bring the name of its own host."""
     return (
         request.client is not None
-        and request.client.host in _LOCAL
+        and request.client.host in (*_LOCAL, _MAPPED)
         and request.url.hostname in _LOCAL
         and not any(name in request.headers for name in _OF_PROXIES)
     )

@@ -94,6 +94,14 @@ def test_a_password_can_be_tried_a_few_times(clock: Clock) -> None:
     assert not attempts.take("192.0.2.1")
 
 
+def test_addresses_of_ipv4_are_told_apart_on_a_socket_of_ipv6(clock: Clock) -> None:
+    """On `::` they come as `::ffff:192.0.2.1`, all in one network: one of them used up the attempts of everybody."""
+    attempts = Attempts()
+    assert [attempts.take("::ffff:192.0.2.1") for _ in range(AT_ONCE + 1)] == [True] * AT_ONCE + [False]
+    assert not attempts.take("192.0.2.1")
+    assert attempts.take("::ffff:192.0.2.2")
+
+
 def test_many_addresses_are_no_more_attempts(clock: Clock) -> None:
     """Who has a network of IPv6 has one address; all together have a limit; the table has an end."""
     attempts = Attempts()

@@ -478,8 +478,11 @@ LOCAL = {"base_url": "http://localhost:8000", "client": ("127.0.0.1", 5000)}
     [
         ({}, LOCAL, {}, 200),
         ({}, {"base_url": "http://[::1]:8000", "client": ("::1", 5000)}, {}, 200),
+        # As on a socket of IPv6, `hub serve --host ::`.
+        ({}, {**LOCAL, "client": ("::ffff:127.0.0.1", 5000)}, {}, 200),
         ({}, {}, {}, 401),
         ({}, {**LOCAL, "client": ("10.0.0.7", 5000)}, {}, 401),
+        ({}, {**LOCAL, "client": ("::ffff:10.0.0.7", 5000)}, {}, 401),
         # A page that had its host's name point to this machine, and what a proxy on it passes on.
         ({}, {**LOCAL, "base_url": "http://evil.example"}, {}, 401),
         ({}, LOCAL, {"X-Forwarded-For": "127.0.0.1"}, 401),
