@@ -1,8 +1,9 @@
 """A JSON Web Key Set (RFC 7517) behind a URL.
 
 The set is fetched in a thread when a token first needs it and kept. It is fetched again when a token names a key that
-is not in it, and in the background when it is old, so that a key which its owner has withdrawn goes. While the
-endpoint does not answer, the keys that are known stay in use.
+is not in it, and in the background when it is old, so that a key which its owner has withdrawn goes; where nobody has
+asked for so long that it is very old, tokens wait for that. While the endpoint does not answer, the keys that are known
+stay in use.
 
 At most one fetch is under way, everybody who needs it waits for the same, and another begins only `COOLDOWN` seconds
 later: clients choose the key that a token names, so they must not decide how often the endpoint is asked.
@@ -35,6 +36,8 @@ MAX_KEYS = 100
 TIMEOUT = 5.0
 COOLDOWN = 10.0
 LIFETIME = 300.0
+# Nobody has asked since `LIFETIME`, or a fetch would have begun.
+TOO_OLD = 2 * LIFETIME
 
 _FAMILIES = {
     ("RSA", ""): RSA,
@@ -70,11 +73,11 @@ class KeySet:
         key = self._look(kid, algorithm)
         if self._due(LIFETIME if key else COOLDOWN):
             self._fetch = asyncio.create_task(self._refresh(), name="hub-jwks")
-        if key:
+        if key and not self._too_old():
             return key
         if self._fetch is not None and not self._fetch.done():
             await asyncio.wait({self._fetch}, timeout=TIMEOUT)
-            if not self._fetch.done():
+            if key is None and not self._fetch.done():
                 raise KeysUnavailable(f"the key set did not arrive within {TIMEOUT:g} seconds")
             key = self._look(kid, algorithm)
         if key is None and self._failure:
@@ -84,6 +87,10 @@ class KeySet:
     def _look(self, kid: str, algorithm: str) -> Key | None:
         fitting = [key for key in self._keys if algorithm in key.algorithms and (not kid or key.kid == kid)]
         return fitting[0] if len(fitting) == 1 else None
+
+    def _too_old(self) -> bool:
+        """Whether a known key may be long gone; during an outage nobody waits to learn that."""
+        return self._ended is not None and not self._failure and self._clock() - self._ended >= TOO_OLD
 
     def _due(self, age: float) -> bool:
         if self._fetch is not None and not self._fetch.done():

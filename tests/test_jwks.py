@@ -217,6 +217,39 @@ async def test_a_withdrawn_key_goes(endpoint: Endpoint, keys: KeySet, clock: Clo
     assert endpoint.requests == 2
 
 
+async def test_a_key_that_was_withdrawn_while_nobody_asked(endpoint: Endpoint, keys: KeySet, clock: Clock) -> None:
+    """The first token after a quiet night waits for the set: it came in with a key that was gone since the evening."""
+    assert await keys.find("r", "RS256")
+    endpoint.keys = members()[1:]
+    clock.now += 2 * LIFETIME
+    assert not any(await asyncio.gather(keys.find("r", "RS256"), keys.find("r", "RS256")))
+    assert await keys.find("e", "ES256")
+    assert endpoint.requests == 2
+
+
+@pytest.mark.parametrize("fault", ["status", "silence"])
+async def test_an_outage_after_a_quiet_night(
+    endpoint: Endpoint, keys: KeySet, clock: Clock, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known keys stay in use then, too; and who comes when the fetch has failed does not wait."""
+    assert await keys.find("r", "RS256")
+    clock.now += 2 * LIFETIME
+    endpoint.status = 503
+    if fault == "silence":
+        monkeypatch.setattr(jwks, "TIMEOUT", 0.05)
+        endpoint.gate.clear()
+    assert await keys.find("r", "RS256")
+    endpoint.gate.set()
+    await settled(keys)
+    endpoint.gate.clear()
+    clock.now += COOLDOWN
+    monkeypatch.setattr(jwks, "TIMEOUT", 30.0)
+    assert await asyncio.wait_for(keys.find("r", "RS256"), 5)
+    endpoint.gate.set()
+    await settled(keys)
+    assert endpoint.requests == 3
+
+
 async def test_an_outage(endpoint: Endpoint, keys: KeySet, clock: Clock) -> None:
     """Known keys stay in use, others are unavailable rather than wrong, and the end of it is noticed."""
     assert await keys.find("r", "RS256")
