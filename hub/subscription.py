@@ -25,6 +25,8 @@ from .types import ClientInfo, Publication, SlowPolicy, StreamPosition
 
 __all__ = ["Plan", "Subscription", "introduce", "plan", "rename", "rename_in", "subscribe", "ttl"]
 
+# The protocol has 32 bits for it; an application may say infinity.
+MAX_TTL = 2**32 - 1
 # Bit of `Subscribe.flag`: an error is wanted in place of a subscription that has missed something.
 REJECT_UNRECOVERED = 2
 
@@ -209,4 +211,4 @@ def _recovered(result: SubscribeResult, plan: Plan, recovery: Recovery) -> None:
 
 def ttl(expire_at: float) -> int:
     """Whole seconds until then, at least one; 0 for never."""
-    return max(1, math.ceil(expire_at - time.time())) if expire_at else 0
+    return max(1, math.ceil(min(expire_at - time.time(), MAX_TTL))) if expire_at else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
 import pytest
@@ -262,6 +263,22 @@ async def test_the_applications_own_tokens_are_refreshed_by_it() -> None:
         await asyncio.sleep(0.1)
         assert session.closed is Disconnects.INVALID_TOKEN
         assert seen == ["one", "two", "three"]
+
+
+@in_virtual_time
+async def test_a_user_may_stay_for_ever() -> None:
+    """`expire_at` is infinity, as it may be in raw rooms: with a token `connect` failed, and clients tried again."""
+    async with world() as w:
+
+        @w.hub.authenticate
+        async def who(connection: HTTPConnection, token: str | None) -> User:
+            return User(id="ann", expire_at=math.inf)
+
+        session = w.open()
+        assert (await session.ask(1, connect={"token": "one"}))["connect"]["ttl"] == 2**32 - 1
+        await answering(session, 3600)
+        assert (await session.ask(2, refresh={"token": "two"}))["refresh"]["ttl"] == 2**32 - 1
+        assert session.closed is None
 
 
 @in_virtual_time

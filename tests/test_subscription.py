@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -256,7 +257,12 @@ def test_what_the_grant_says(monkeypatch: pytest.MonkeyPatch, data: bytes) -> No
 
 
 @pytest.mark.parametrize(
-    ("expire_at", "seconds"), [(0, 0), (1060.0, 60), (1059.01, 60), (1000.5, 1), (1000.0, 1), (1.0, 1)]
+    ("expire_at", "seconds"),
+    [
+        *[(0, 0), (1060.0, 60), (1059.01, 60), (1000.5, 1), (1000.0, 1), (1.0, 1)],
+        # The protocol has 32 bits for it.
+        *[(2**32 + 998, 2**32 - 2), (2**32 + 1000, 2**32 - 1), (1e300, 2**32 - 1), (math.inf, 2**32 - 1)],
+    ],
 )
 def test_times_to_live(monkeypatch: pytest.MonkeyPatch, expire_at: float, seconds: int) -> None:
     """Whole seconds, rounded up: 0 would mean never, so what is over has one more."""
