@@ -233,8 +233,8 @@ class EventStream:
         return bool(expire_at) and time.time() >= expire_at + self.context.settings.client_expired_grace
 
     def _check_stall(self) -> None:
-        """It has taken nothing between two visits. (Our own server looks more closely, and may be first.)"""
-        if self._stall == self.wire.sent:
+        """It has taken nothing between two visits. Our own server looks itself, and more closely."""
+        if self._server is None and self._stall == self.wire.sent:
             self.wire.give_up()
         else:
             self._stall = self.wire.sent

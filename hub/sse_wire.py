@@ -20,6 +20,8 @@ __all__ = ["SseWire", "open_sse_wires"]
 log: logging.Logger = logging.getLogger("hub.sse")
 
 _slow = Throttled(log, logging.WARNING, "%d event streams ended because their clients read too slowly")
+# Bytes that a server gets at once: what a client has taken of a large chunk shows in `sent` only then.
+PIECE = 65536
 # From `serve` to its end.
 _open: set[SseWire] = set()
 
@@ -73,7 +75,7 @@ class SseWire(KeepsAll):
         self._finishing = False
         # Ends `serve` at once; None before and after it.
         self._cut: asyncio.Timeout | None = None
-        # Chunks that the server has taken.
+        # Pieces that the server has taken.
         self.sent: int = 0
         # The client has read too slowly.
         self.slow: bool = False
@@ -107,8 +109,11 @@ class SseWire(KeepsAll):
         """All that waits, and the end if that is due. Nothing is awaited between the last look and `_sender`'s end."""
         try:
             while chunk := self._take():
-                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-                self.sent += 1
+                for start in range(0, len(chunk), PIECE):
+                    await self._send(
+                        {"type": "http.response.body", "body": chunk[start : start + PIECE], "more_body": True}
+                    )
+                    self.sent += 1
             if self._finishing:
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
                 self.cut()

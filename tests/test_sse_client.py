@@ -506,6 +506,28 @@ async def test_who_takes_nothing_is_dropped(http: Any) -> None:
         await source.close()
 
 
+@pytest.mark.timed
+@pytest.mark.parametrize("http", SERVERS)
+async def test_who_reads_slowly_and_steadily_stays(http: Any) -> None:
+    """What it had missed was one chunk, of which nobody saw that it was being taken: it was dropped in the middle."""
+    times = {"slow_timeout": 0.7, "ping_interval": 0.3, "ping_timeout": 0.3}
+    async with kept_hub(http=http, **times) as (hub, port):
+        first = await hub.publish("kept:x", "0")
+        for _ in range(200):
+            await hub.publish("kept:x", "x" * 60000)
+        last = event_id(StreamPosition(first.offset, first.epoch)).decode()
+        source = await request(port, path_of("kept:x"), {"Last-Event-ID": last}, buffer=65536)
+        left = 200 * 60000
+        async with asyncio.timeout(60):
+            while left > 0:
+                taken = await source._reader.read(65536)
+                assert taken, f"dropped with {left} bytes to come"
+                left -= len(taken)
+                await asyncio.sleep(0.015)
+        assert hub._admission.connections == 1
+        await source.close()
+
+
 async def test_a_client_that_goes_with_another_request_behind_its_stream() -> None:
     """Its end is that of the stream, though uvicorn tells it to the last request only."""
     async with kept_hub(http=HubHttpProtocol) as (hub, port):
