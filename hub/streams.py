@@ -175,6 +175,9 @@ class Streams:
         stream = await self._locate_at(since or NOWHERE, channel, options)
         if since is not None and since.offset == stream.offset and since.epoch in ("", stream.epoch):
             return Recovery([])
+        if not stream.knows_newest(_now()):
+            await asyncio.shield(self._read(channel, 1))
+            stream = await self.locate(channel, options)
         newest = stream.newest(_now())
         return Recovery([newest] if newest is not None else None)
 

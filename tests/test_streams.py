@@ -430,6 +430,40 @@ async def test_a_removed_history_is_not_recovered(script: Script) -> None:
         assert (back.result.recovered, back.heard) == (recovered, missed)
 
 
+async def test_what_comes_while_a_history_is_removed_is_the_latest() -> None:
+    """Published behind the removal and ahead of the order to forget: the worker forgets it, and Redis has it."""
+    feed = MemoryFeed()
+    options = KEPT.model_copy(update={"force_recovery_mode": "cache", "auto_cache_recover": True})
+    async with worker(feed.broker, options) as hub:
+        await Hearer(hub).join()
+        await say(hub, 1)
+        await feed.broker.remove_history(CHANNEL)
+        await say(hub, 2)
+        await asyncio.sleep(0.01)
+        hub.streams.forget(CHANNEL)
+        newcomer = await Hearer(hub).join()
+        assert newcomer.result is not None
+        assert (newcomer.result.recovered, newcomer.heard) == (True, [2])
+
+
+async def test_an_empty_history_is_read_once_for_its_latest() -> None:
+    """However many come: that there is none stays true until something is published."""
+    feed = MemoryFeed()
+    options = KEPT.model_copy(update={"force_recovery_mode": "cache", "auto_cache_recover": True})
+    async with worker(feed.broker, options) as hub:
+        ann = await Hearer(hub).join()
+        await say(hub, 1)
+        await hears(ann, 1)
+        await feed.broker.remove_history(CHANNEL)
+        hub.streams.forget(CHANNEL)
+        before = len(feed.broker.reads)
+        for _ in range(3):
+            newcomer = await Hearer(hub).join()
+            assert newcomer.result is not None
+            assert (newcomer.result.recovered, newcomer.heard) == (False, [])
+        assert len(feed.broker.reads) == before + 1
+
+
 async def test_a_wipe_ends_a_recovery(script: Script) -> None:
     """Nobody knows of the wipe yet when the client comes, and the worker must read to answer: it reads but once."""
     ann = await Hearer(script.hub).join()

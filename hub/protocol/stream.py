@@ -226,6 +226,8 @@ class Stream:
         else:
             if self._back:
                 self._remember(kept, now)
+            elif not any(p.offset == self.offset for p in kept):
+                self._drop()  # the history was removed, and the order to forget it may be lost; or it has ended
             for publication in newer:
                 self._advance(publication, now)
         self.reading, self.suspected = False, self.suspected and self.doubted
@@ -338,3 +340,7 @@ class Stream:
         """The last publication, if the history still has it."""
         self._expire(now)
         return self.last
+
+    def knows_newest(self, now: float) -> bool:
+        """Whether `newest` needs no read: None is then for a history that was found empty, not for one forgotten."""
+        return self.newest(now) is not None or self._floor == self.offset

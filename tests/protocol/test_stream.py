@@ -179,7 +179,8 @@ class StreamMachine(RuleBasedStateMachine):
 
     @rule()
     def lose_the_feed(self) -> None:
-        """What was on its way is lost; what was held back is dropped."""
+        """What was on its way is lost, orders too, which the next read makes up for; what was held back is dropped."""
+        self.removed = max([self.removed, *(event for event in self.feed if isinstance(event, int))])
         self.feed.clear()
         self.heard.clear()
         self.stream.doubt(self.now)
@@ -670,3 +671,19 @@ def test_a_history_that_is_removed_while_it_is_read_is_forgotten() -> None:
     stream.begin(100)
     stream.fill([pub(1)], StreamPosition(1, "A"), 0.0)
     assert stream.recover(StreamPosition(0, "A"), 100, 0.0) == module.Recovery([pub(1)])
+
+
+@pytest.mark.parametrize("later", [0, 2])
+def test_a_removal_that_nobody_has_heard_of_is_found_by_the_next_read(later: int) -> None:
+    """The order was lost with the feed: a history without the publication at the position has none before it either."""
+    stream = live()
+    for publication in pubs(1, 3):
+        stream.arrive(publication, 0.0)
+    stream.doubt(0.0)
+    since = stream.begin()
+    assert since == 2
+    came = pubs(4, 3 + later)
+    assert stream.fill(came, StreamPosition(3 + later, "A"), 0.0) == Filled(came, False)
+    assert stream.recover(StreamPosition(1, "A"), 100, 0.0) is None
+    assert stream.recover(StreamPosition(3, "A"), 100, 0.0) == module.Recovery(came)
+    assert stream.newest(0.0) == (came[-1] if came else None)
