@@ -360,6 +360,7 @@ class _Session:
                 self._drop_silent()
                 self.commands.expire(now)
                 self.feed.leave_due()
+                self.feed.join_again()
                 self.feed.listen_again()
                 self.feed.ping()
                 self._beat()

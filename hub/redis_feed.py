@@ -25,7 +25,7 @@ SUBSCRIBE_BATCH = 500
 # Answers that came though a heartbeat was due before them; so many in a row, and the feed hears nothing.
 DEAF = 2
 
-# Seconds after which a feed whose subscriptions were refused is tried again, on another connection.
+# Seconds after which what was refused is tried again; if the feed was never complete, on another connection.
 REFUSED_PAUSE = 3.0
 
 # What a pattern takes for more than itself.
@@ -40,8 +40,8 @@ LEFT = "not subscribed: the channel was left before Redis confirmed it"
 class Feed(LinkOwner):
     """What the worker wants to hear, what Redis has confirmed, and the proof that it arrives.
 
-    A channel has at most one command under way: it is left only when its SUBSCRIBE was confirmed. So each confirmation
-    belongs to the last SUBSCRIBE, and a channel's future says what Redis does.
+    A channel has at most one command under way: it is left only when its SUBSCRIBE was confirmed, or refused a while
+    ago. So each confirmation belongs to the last SUBSCRIBE, and a channel's future says what Redis does.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Feed(LinkOwner):
         self._joining: list[bytes] = []
         # Set while everything that was wanted when the connection began is subscribed.
         self.confirmed: asyncio.Event = asyncio.Event()
-        # When Redis has refused a subscription on the present connection.
+        # When Redis has refused a subscription on the present connection, and not been asked again since.
         self._refused_at = math.inf
         # Redis reads its data: it passes messages on, and keeps none and reads no history.
         self.loading: bool = False
@@ -121,6 +121,17 @@ class Feed(LinkOwner):
         if refused and self.confirmed.is_set() and self.loop.time() - self._asked_at >= REFUSED_PAUSE:
             self._asked_at = self.loop.time()
             self._send(b"PSUBSCRIBE", refused)
+
+    def join_again(self) -> None:
+        """Ask once more for channels that Redis has refused; one by one, because a refusal takes the whole command."""
+        if not self.confirmed.is_set() or self.loop.time() - self._refused_at < REFUSED_PAUSE:
+            return
+        self._refused_at = math.inf
+        for channel in [channel for channel, future in self.wanted.items() if not future.done()]:
+            left = channel in self._leaving
+            if left:
+                self._forget(channel)
+            self._send(b"UNSUBSCRIBE" if left else b"SUBSCRIBE", [self._prefix + channel.encode()])
 
     def unsubscribe(self, channel: str) -> None:
         """Begin to linger."""

@@ -281,6 +281,43 @@ async def test_refusals_are_logged(fed: Fed, caplog: pytest.LogCaptureFixture) -
     assert "NOPERM" in caplog.text
 
 
+def test_channels_that_are_refused() -> None:
+    """Asked for again after a while, one by one, because a refusal takes the whole command; what nobody wants is left.
+
+    Redis refuses while a script is running for too long, and under an ACL that somebody may mend.
+    """
+
+    async def main() -> None:
+        fed = Fed()
+        fed.attach()
+        fed.feed.on_reply([b"subscribe", CONTROL, 1])
+        joining = [fed.feed.subscribe(name) for name in ("a", "b", "c")]
+        await asyncio.sleep(0)
+        fed.feed.on_reply(hiredis.ReplyError("BUSY"))
+        fed.feed.unsubscribe("c")
+        fed.wire.commands.clear()
+        await asyncio.sleep(REFUSED_PAUSE / 2)
+        fed.feed.join_again()
+        assert fed.wire.commands == []
+        await asyncio.sleep(REFUSED_PAUSE / 2)
+        fed.feed.join_again()
+        fed.feed.join_again()
+        assert fed.wire.commands == [(b"SUBSCRIBE", b"a"), (b"SUBSCRIBE", b"b"), (b"UNSUBSCRIBE", b"c")]
+        assert isinstance(joining.pop().exception(), BrokerUnavailable)
+        fed.acknowledge("a")
+        fed.feed.on_reply(hiredis.ReplyError("NOPERM"))
+        await asyncio.sleep(REFUSED_PAUSE)
+        fed.feed.join_again()
+        assert fed.wire.commands[3:] == [(b"SUBSCRIBE", b"b")]
+        fed.acknowledge("b")
+        assert all(future.done() for future in joining)
+        await asyncio.sleep(REFUSED_PAUSE)
+        fed.feed.join_again()
+        assert len(fed.wire.commands) == 4
+
+    run_virtually(main)
+
+
 def test_patterns_that_are_refused() -> None:
     """Not ready, though all channels are confirmed; and asked for again until Redis allows them, on each connection."""
 
