@@ -30,6 +30,9 @@ def _seconds(value: Any) -> Any:
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
+# Seconds for which positions are kept at least. A subscriber does not keep one, a look at a quiet channel does, and
+# that may take 50 s (`hub.streams`): without it all are told of a loss where nothing was said for a while.
+LEAST_META_TTL = 60.0
 # Channels whose options are remembered: finding them anew takes ten times as long, of every publication.
 REMEMBERED = 4096
 
@@ -78,7 +81,9 @@ class ChannelOptions(BaseModel):
 
     history_size: int = Field(default=0, ge=0, description="Publications that are kept; needs history_ttl.")
     history_ttl: Seconds = Field(default=0.0, description="How long they are kept; needs history_size.")
-    history_meta_ttl: Seconds = Field(default=30 * 86400.0, description="How long the position of the channel is kept.")
+    history_meta_ttl: Seconds = Field(
+        default=30 * 86400.0, description="How long the position of the channel is kept; a minute at least."
+    )
     force_positioning: bool = Field(default=False, description="All subscribers are told if a publication was lost.")
     allow_positioning: bool = Field(default=False, description="Those subscribers are told that want it.")
     force_recovery: bool = Field(default=False, description="All subscribers get what they missed when they come back.")
@@ -151,7 +156,8 @@ class ChannelOptions(BaseModel):
         """What is kept of a channel; None without history."""
         if not self.history_size:
             return None
-        return HistoryOptions(size=self.history_size, ttl=self.history_ttl, meta_ttl=self.history_meta_ttl)
+        meta_ttl = max(self.history_meta_ttl, LEAST_META_TTL)
+        return HistoryOptions(size=self.history_size, ttl=self.history_ttl, meta_ttl=meta_ttl)
 
     @cached_property
     def permissions(self) -> Mapping[str, Permission]:

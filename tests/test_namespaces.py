@@ -191,6 +191,13 @@ def test_what_is_kept(extra: str) -> None:
     assert astuple(history) == (10, 60.0, 60.0)
 
 
+def test_positions_are_kept_for_a_minute_at_least() -> None:
+    """Workers look at quiet channels every 25 s, which is what keeps the position of a channel with subscribers."""
+    history = ChannelOptions(history_size=10, history_ttl="5s", history_meta_ttl="5s").history
+    assert history is not None
+    assert astuple(history) == (10, 5.0, 60.0)
+
+
 def test_everything_is_off() -> None:
     """Unless it is turned on; and nobody changes it later."""
     options = ChannelOptions()

@@ -136,6 +136,22 @@ async def test_publications_end_with_their_ttl() -> None:
 
 
 @in_virtual_time
+async def test_the_position_of_a_channel_with_subscribers_stays() -> None:
+    """However short the time for which the namespace keeps it: nobody is told of a loss because nothing was said."""
+    feed = MemoryFeed()
+    options = ChannelOptions(history_size=10, history_ttl=5.0, history_meta_ttl=5.0, force_recovery=True)
+    async with worker(feed.broker, options) as hub:
+        ann = await Hearer(hub).join()
+        for number in (1, 2, 3):
+            await asyncio.sleep(2 * CHECK_INTERVAL - 1)
+            await say(hub, number)
+        await asyncio.sleep(10 * CHECK_INTERVAL)
+        await say(hub, 4)
+        await asyncio.sleep(1)
+        assert (ann.heard, ann.told) == ([1, 2, 3, 4], 0)
+
+
+@in_virtual_time
 async def test_a_stop_ends_what_is_under_way(caplog: pytest.LogCaptureFixture) -> None:
     """Reads and their repetitions end with the hub, and it can be started again."""
     feed = MemoryFeed()
