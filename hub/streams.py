@@ -302,6 +302,9 @@ class Streams:
             await asyncio.sleep(CHECK_INTERVAL)
             await self._hearing.wait()
             quiet, seen = self._quiet_since(seen)
+            for channel in quiet:
+                if channel.stream is not None:
+                    channel.stream.tidy(_now())  # nothing arrives that would
             try:
                 for at in range(0, len(quiet), CHECK_BATCH):
                     await self._check([channel for channel in quiet[at : at + CHECK_BATCH] if channel.interest])

@@ -9,6 +9,7 @@ import pytest
 from hub.errors import BrokerUnavailable
 from hub.hub import HubCore
 from hub.namespaces import ChannelOptions
+from hub.protocol.stream import RING_BYTES
 from hub.streams import CHECK_INTERVAL, RETRY
 from hub.types import StreamPosition
 from tests.support.clock import in_virtual_time
@@ -149,6 +150,27 @@ async def test_the_position_of_a_channel_with_subscribers_stays() -> None:
         await say(hub, 4)
         await asyncio.sleep(1)
         assert (ann.heard, ann.told) == ([1, 2, 3, 4], 0)
+
+
+@in_virtual_time
+async def test_quiet_channels_give_their_memory_back() -> None:
+    """What a first read, or a recovery, has fetched beyond what a channel may remember; and all of it after the ttl."""
+    feed = MemoryFeed()
+    options = ChannelOptions(history_size=100, history_ttl=200.0, force_recovery=True)
+    async with worker(feed.broker, options, max_message_size=RING_BYTES) as hub:
+        for _ in range(8):
+            await hub.publish(CHANNEL, "x" * (RING_BYTES // 4))
+        ann = await Hearer(hub).join()
+        stream = hub.registry.channels[CHANNEL].stream
+        assert stream is not None
+        assert len(stream.ring) == 8
+        await asyncio.sleep(2 * CHECK_INTERVAL + 1)
+        assert 0 < sum(len(publication.data) for publication in stream.ring) <= RING_BYTES
+        back = await Hearer(hub).join(StreamPosition(0, ann.position.epoch))
+        assert back.result is not None
+        assert back.result.recovered
+        await asyncio.sleep(200.0 + CHECK_INTERVAL)
+        assert (len(stream.ring), stream.last) == (0, None)
 
 
 @in_virtual_time

@@ -173,6 +173,9 @@ class Stream:
         self._expires = now + self.history.ttl
         self.ring.append(publication)
         self._bytes += len(publication.data)
+        self._trim()
+
+    def _trim(self) -> None:
         while len(self.ring) > self._limit or self._bytes > RING_BYTES:
             self._bytes -= len(self.ring.popleft().data)
 
@@ -293,6 +296,11 @@ class Stream:
         """
         self._drop()
         self._removed = self.reading or bool(self._held)
+
+    def tidy(self, now: float) -> None:
+        """Let go of what has ended, and of what a read has fetched beyond what is remembered."""
+        self._expire(now)
+        self._trim()
 
     def _expire(self, now: float) -> None:
         if self.last is not None and now >= self._expires:
