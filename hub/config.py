@@ -127,7 +127,12 @@ class Settings(BaseSettings):
         default=2.0, gt=0, le=60, description="Longest wait for Redis to take a publication."
     )
     subscribe_timeout: float = Field(default=5.0, gt=0, le=60, description="Longest wait of a joiner for Redis.")
-    redis_prefix: str = Field(default="hub", min_length=1, description="First part of every Redis key and channel.")
+    redis_prefix: str = Field(
+        default="hub",
+        min_length=1,
+        description="First part of every Redis key and channel. Another one for each hub on a server: Redis passes "
+        "messages on to all of its databases.",
+    )
 
     # Who may do what
     token: SecretStr | None = Field(default=None, description="Static token that clients must send as ?token=.")
