@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from .broker import Broker
@@ -24,6 +25,9 @@ __all__ = ["Streams"]
 
 log: logging.Logger = logging.getLogger("hub.streams")
 
+# Reads under way at once after a gap. All of ten thousands of channels would keep Redis busy for longer than anybody
+# waits for an answer: publications would fail behind them, and most reads themselves, only to be made again.
+READS_AT_ONCE = 500
 # Seconds until a read that failed is tried again; sooner if the broker is back.
 RETRY = 0.5
 # Reads for one recovery; a busy channel may outrun what is remembered of it.
@@ -52,6 +56,9 @@ class Streams:
         self._reads: dict[Channel, asyncio.Task[None]] = {}
         # Channels to be read once more when their read has ended.
         self._again: set[Channel] = set()
+        # Channels to be read when others have been; in order. Of a dict the first would be hard to find: a loop over it
+        # begins with all that were taken out.
+        self._due: OrderedDict[Channel, None] = OrderedDict()
         # Channels whose read has failed, until they are tried again.
         self._retries: dict[Channel, asyncio.TimerHandle] = {}
         self._checker: asyncio.Task[None] | None = None
@@ -90,6 +97,7 @@ class Streams:
         # A task that is cancelled before its first step does not tidy up.
         self._reads.clear()
         self._again.clear()
+        self._due.clear()
         self._retries.clear()
 
     # Arrivals
@@ -119,6 +127,7 @@ class Streams:
     def doubt_all(self) -> None:
         """The feed is lost; until `heal_all` nothing that it brings is delivered."""
         self._hearing.clear()
+        self._due.clear()
         now = _now()
         for channel in self._registry.channels.values():
             if channel.stream is not None:
@@ -130,7 +139,18 @@ class Streams:
         for channel in tuple(self._registry.channels.values()):
             if moved and channel.stream is not None:
                 channel.stream.suspected = True
-            self.heal(channel)
+            if channel in self._reads:
+                self._again.add(channel)
+            else:
+                self._due[channel] = None
+        self._heal_due()
+
+    def _heal_due(self) -> None:
+        """Begin as many reads as may be under way; who comes for a channel has it read at once."""
+        while self._due and len(self._reads) < READS_AT_ONCE:
+            channel, _ = self._due.popitem(last=False)
+            if channel.interest:
+                self.heal(channel)
 
     def forget(self, name: str) -> None:
         """The history of a channel was removed."""
@@ -195,6 +215,7 @@ class Streams:
     def _read(self, channel: Channel, back: int = 0) -> asyncio.Task[None]:
         stream = channel.stream
         assert stream is not None
+        self._due.pop(channel, None)
         work = self._fill(channel, stream, stream.begin(back))
         task = self._reads[channel] = asyncio.create_task(work, name="hub history read")
         return task
@@ -211,6 +232,7 @@ class Streams:
             self._reads.pop(channel, None)
             again = channel in self._again
             self._again.discard(channel)
+        self._heal_due()
         if filled is None:
             self._retry_later(channel)
             return
@@ -228,8 +250,9 @@ class Streams:
     def _retry(self, channel: Channel) -> None:
         del self._retries[channel]
         stream = channel.stream
-        if channel.interest and channel not in self._reads and stream is not None and not stream.live:
-            self.heal(channel)
+        if channel not in self._reads and stream is not None and not stream.live:
+            self._due[channel] = None
+            self._heal_due()
 
     async def _page(self, name: str, stream: Stream, since: int | None) -> tuple[Sequence[Publication], StreamPosition]:
         """What the history has after `since`, and its end; its newest part if that is None, or if it is another one."""

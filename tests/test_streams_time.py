@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from hub import streams
 from hub.errors import BrokerUnavailable
 from hub.hub import HubCore
 from hub.namespaces import ChannelOptions
@@ -37,6 +38,39 @@ async def test_failed_reads_are_tried_again() -> None:
         await asyncio.sleep(RETRY)
         assert (ann.heard, ann.told) == ([1, 2], 0)
         assert len(feed.broker.reads) == before + 21
+
+
+@in_virtual_time
+async def test_not_all_channels_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a gap, nor when those reads have failed; what is asked for is read ahead of the others."""
+    monkeypatch.setattr(streams, "READS_AT_ONCE", 3)
+    feed = MemoryFeed()
+    async with worker(feed.broker) as hub:
+        options = hub.namespaces.of_room(CHANNEL).history
+        assert options is not None
+        channels = [hub.registry.reserve(f"kept:{number}") for number in range(10)]
+        for channel in channels:
+            await hub.streams.locate(channel, options)
+        feed.broker.slow = True
+        hub.on_loss()
+        hub.on_gap()
+        await asyncio.sleep(0)
+        assert feed.broker.asked == 3
+        asked_for = asyncio.create_task(hub.streams.locate(channels[9], options))
+        await asyncio.sleep(0.01)
+        assert feed.broker.asked == 4
+        for _ in range(4):
+            feed.broker.answer(BrokerUnavailable("away"))
+        await asyncio.sleep(0.01)
+        assert isinstance(asked_for.exception(), BrokerUnavailable)
+        assert feed.broker.asked == 3
+        await asyncio.sleep(2 * RETRY)
+        assert feed.broker.asked == 3
+        while feed.broker.asked:
+            feed.broker.answer()
+            await asyncio.sleep(0.01)
+            assert feed.broker.asked <= 3
+        assert [channel.stream is not None and channel.stream.live for channel in channels] == [True] * 10
 
 
 @in_virtual_time
