@@ -9,6 +9,7 @@ back to what they were, or if the log has a traceback.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import statistics
 import time
@@ -96,26 +97,33 @@ class Report:
 
     @property
     def growth(self) -> float:
-        """Of the worker that grew most: the share in ten minutes, by a line through all that was seen of it; 0 if none
-        lived long enough.
+        """Of the worker that grew most: the share in ten minutes; 0 if none lived long enough.
+
+        It is the median of the slopes between any two looks (Theil and Sen): a large recovery may leave a step behind,
+        which the next ones do not repeat.
         """
-        slopes = [0.0]
-        for looks in self.sizes.values():
-            warm = [look for look in looks if look[0] >= looks[0][0] + WARM]
-            if warm and warm[-1][0] - warm[0][0] >= JUDGED:
-                times, sizes = zip(*warm, strict=True)
-                slopes.append(statistics.linear_regression(times, sizes).slope * 600 / sizes[0])
-        return max(slopes)
+        shares = [0.0]
+        for warm in self._warm():
+            if warm[-1][0] - warm[0][0] >= JUDGED:
+                pairs = itertools.combinations(warm, 2)
+                shares.append(
+                    statistics.median((b - a) / (then - now) for (now, a), (then, b) in pairs) * 600 / warm[0][1]
+                )
+        return max(shares)
 
     @property
     def memory(self) -> str:
-        """Of those that lived long enough to be judged: what they had then, in the middle and at the end."""
-        lives = [[size for when, size in looks if when >= looks[0][0] + WARM] for looks in self.sizes.values()]
+        """Of those that lived long enough to be warm: what they had then, in the middle, at the end."""
         return "; ".join(
-            f"{sizes[0] / 2**20:.1f}, {sizes[len(sizes) // 2] / 2**20:.1f}, {sizes[-1] / 2**20:.1f} MB"
-            for sizes in lives
-            if sizes
+            ", ".join(f"{size / 2**20:.1f}" for _, size in (warm[0], warm[len(warm) // 2], warm[-1]))
+            + f" MB in {warm[-1][0] - warm[0][0]:.0f} s"
+            for warm in self._warm()
         )
+
+    def _warm(self) -> list[list[tuple[float, int]]]:
+        """What was seen of each process from the age of `WARM` on, if anything was."""
+        lives = [[look for look in looks if look[0] >= looks[0][0] + WARM] for looks in self.sizes.values()]
+        return [warm for warm in lives if warm]
 
     @property
     def good(self) -> bool:
