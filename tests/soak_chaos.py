@@ -36,9 +36,9 @@ WORKERS = 3
 LOSSLESS = tuple(fault for fault in FAULTS if fault not in (wipe, fail_over))
 # Seconds until everybody has everything at the end, and until what is not used any more is given back.
 PATIENCE, REST = 30.0, 5.0
-# A worker's memory is judged from this age on, if it then lives for some time: what it remembers of histories of 10,000
-# publications fills for 1,000 s at ten a second.
-WARM, JUDGED = 1100.0, 300.0
+# A worker's memory is judged from this age on, if it then lives for some time: what it remembers of a history of 2,000
+# publications fills for 200 s at ten a second, and anew when its clients in a channel have all been away.
+WARM, JUDGED = 700.0, 300.0
 # Goal, in ten minutes.
 MOST_GROWTH = 0.01
 
@@ -76,7 +76,7 @@ class Look:
             names = [entry["name"] for entry in client.client_list()]
             connections = sum(name.startswith("hub-") for name in names)
             channels = len(client.pubsub_channels("hub:*"))
-            keys = {key.decode() for key in client.scan_iter("*", count=1000) if b"{chaos-" not in key}
+            keys = {key.decode() for key in client.scan_iter("*", count=1000) if b"{soak:" not in key}
         others = tuple(sorted(keys - {"hub:leases", "hub:leases:reaped"}))
         return cls(sum(map(open_files, workers_of(where.hub))), connections, channels, others)
 
@@ -135,7 +135,7 @@ async def run(plan: Plan, at: Place) -> Report:
     """Everything once."""
     await _settled(at)
     report = Report(plan, Ledger(), Look.at(at))
-    channels = [f"chaos-{number}" for number in range(plan.channels)]
+    channels = [f"soak:{number}" for number in range(plan.channels)]
     checkers = _clients(plan, at, channels, report)
     try:
         await eventually(lambda: all(checker.ready for checker in checkers), 30)

@@ -20,7 +20,8 @@ __all__ = ["KEY", "Deployment", "running_deployment", "serving"]
 KEY = "key"
 
 # Every channel recovers, with room for what a client misses in half a minute of 300/s; `short:` channels keep less than
-# a client may recover; `room:` channels know who is there.
+# a client may recover; `soak:` channels are soon full, so that the workers' memory can be judged; `room:` channels know
+# who is there.
 CONFIG = f"""
 api_key = "{KEY}"
 recovery_limit = 10000
@@ -35,6 +36,13 @@ allow_subscribe_for_anonymous = true
 
 [namespaces.short]
 history_size = 100
+history_ttl = "300s"
+force_recovery = true
+allow_subscribe_for_client = true
+allow_subscribe_for_anonymous = true
+
+[namespaces.soak]
+history_size = 2000
 history_ttl = "300s"
 force_recovery = true
 allow_subscribe_for_client = true
