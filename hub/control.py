@@ -192,7 +192,8 @@ class HubNode(HubCore):
         whitelist: tuple[str, ...] = (),
         disconnect: Disconnect = Disconnects.FORCE_DISCONNECT,
     ) -> None:
-        """Close a user's connections, except those with the ids in `whitelist` and raw WebSockets, which have no user.
+        """Close a user's connections, except those with the ids in `whitelist`, and raw WebSockets, which are not kept
+        by user.
 
         `disconnect` has the close code and its reason: after 3500-3999 and 4500-4999 clients stay away, after all else
         they come back. Raises ValueError for a code that a close frame cannot have.
