@@ -8,8 +8,8 @@ from fastapi.templating import Jinja2Templates
 
 from . import __version__
 from .config import Settings
+from .dev_only import dev_only
 from .embed import Hub
-from .examples.gallery import add_examples, with_examples
 from .pages import PAGE_HEADERS, STATIC, TEMPLATES, Files
 
 __all__ = ["create_app"]
@@ -21,7 +21,7 @@ ADDRESSES = {"static": "static", "ws": "ws", "connection": "connection/websocket
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The hub at `/`, ready for uvicorn. Settings come from the environment if none are given."""
     settings = settings or Settings.load()
-    hub = Hub(with_examples(settings) if settings.examples else settings)
+    hub = Hub(_with_examples(settings) if settings.examples else settings)
     app = FastAPI(title="broadcast-hub", version=__version__)
     app.state.hub = hub
     app.include_router(hub.router)
@@ -42,5 +42,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         return page(request, "raw.html")
 
     if settings.examples:
+        from .examples.gallery import add_examples
+
         add_examples(app, hub)
     return app
+
+
+def _with_examples(settings: Settings) -> Settings:
+    with dev_only("examples"):
+        from .examples.gallery import with_examples
+
+    return with_examples(settings)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from .dev_only import dev_only
 from .errors import ConfigError
 
 __all__ = ["codegen"]
@@ -31,7 +32,8 @@ def ts(source: str, output: Path | None, imports: str | None, check: bool) -> No
     SOURCE is a program as `module:application` (or `module:hub`), or its /asyncapi.json as a URL or a file. With
     --output, hub.js and hub.d.ts are written beside the client, unless --import says where they are.
     """
-    from .codegen import document_of, typescript  # the whole hub, which other commands do without
+    with dev_only("hub codegen"):
+        from .codegen import document_of, typescript  # the whole hub, which other commands do without
 
     text = typescript(document_of(source), imports=imports or "./hub.js")
     if output is None:

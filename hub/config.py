@@ -96,7 +96,9 @@ class Settings(BaseSettings):
         description="Seconds before that in which only /health/ready says that the end is near.",
     )
 
-    examples: bool = Field(default=False, description="Serve the examples at /examples, for everybody.")
+    examples: bool = Field(
+        default=False, description="Serve the examples at /examples, for everybody. They are in `broadcast-hub[dev]`."
+    )
 
     # Logging and watching
     log_format: Literal["text", "json"] = Field(

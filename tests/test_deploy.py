@@ -143,7 +143,7 @@ def test_the_image_is_made_of_what_is_there() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     wanted = {project["project"]["readme"], *project["project"]["license-files"], *packages}
-    assert copied == wanted | {"pyproject.toml", "constraints.txt"}
+    assert copied == wanted | {"pyproject.toml", "hatch_build.py", "constraints.txt"}
 
 
 def test_the_image_installs_the_pinned_versions() -> None:

@@ -14,7 +14,7 @@ from hub.examples.gallery import EXAMPLES
 ROOT = Path(hub.__file__).parent
 
 LAYERS = (
-    ("errors", "types", "namespaces", "environment", "config", "log", "histogram", "watchdog"),
+    ("errors", "dev_only", "types", "namespaces", "environment", "config", "log", "histogram", "watchdog"),
     (
         *("registry", "deadlines", "tokens", "keys", "jwks", "publishing", "protocol"),
         *("protocol.envelope", "protocol.frames", "protocol.deflate", "protocol.backlog", "protocol.fossil"),

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.timeout(300)
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """Type checkers look at what users install, with all that its optional parts need."""
     folder = tmp_path_factory.mktemp("typing")
-    extras = ("embedded", "jwt", "sql", "testing")
+    extras = ("embedded", "jwt", "sql", "dev")
     return Environment(folder / "environment", build(folder), *extras)
 
 

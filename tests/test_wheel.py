@@ -1,4 +1,4 @@
-"""The wheel: it is small, has everything, and what it says that it needs is enough to run it."""
+"""The wheels: the hub's is small, together they have everything, and what it says that it needs is enough to run it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ import pytest
 import websockets
 
 from tests.support.server import hub_serve
-from tests.support.wheel import ROOT, Environment, build
+from tests.support.wheel import PROJECTS, ROOT, Environment, build
 
-MOST = 500_000
-# Their extras bring what they need.
-OPTIONAL = ("hub.testing", "hub.examples")
+MOST = 400_000
 
-IMPORT_ALL = f"""
+IMPORT_ALL = """
 import importlib, pkgutil, hub
 assert "site-packages" in hub.__file__, hub.__file__
 for _, name, _ in pkgutil.walk_packages(hub.__path__, "hub.", onerror=lambda name: None):
-    if not name.startswith({OPTIONAL}) and name != "hub.__main__":
+    if name != "hub.__main__":
         importlib.import_module(name)
 print(hub.__version__)
 """
@@ -36,9 +34,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def names(wheel: Path) -> set[str]:
-    with ZipFile(wheel) as archive:
-        return set(archive.namelist())
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("dist"), "broadcast-hub-dev")
 
 
 @pytest.fixture(scope="module")
@@ -47,26 +44,43 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Enviro
 
 
 def test_it_is_small(wheel: Path) -> None:
-    """Under half a megabyte: it is source code, a few pages and eight examples, with nothing built in."""
+    """Under 400 kB: it is source code and a few pages, with nothing built in, and no part that only developers need."""
     assert wheel.stat().st_size < MOST
 
 
-def test_it_has_everything(names: set[str]) -> None:
-    """Every file of the package: pages, scripts, Lua, types; and nothing besides it but metadata and licence."""
-    target = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    moved: dict[str, str] = target.get("force-include", {})
+def names(wheel: Path) -> set[str]:
+    """Of the files in it, none of which is there twice, or damaged."""
+    with ZipFile(wheel) as archive:
+        assert archive.testzip() is None
+        assert len(archive.namelist()) == len(set(archive.namelist()))
+        return set(archive.namelist())
+
+
+def test_they_have_everything(wheel: Path, dev: Path) -> None:
+    """Every file of the package, in one of the two; and nothing besides but pytest's plugin, metadata and licence."""
     wanted = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "hub").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    inside = {name for name in names if name.startswith("hub/")}
-    assert inside | moved.keys() == wanted
+    both = [names(wheel), names(dev)]
+    inside, developers = ({name for name in each if name.startswith("hub/")} for each in both)
+    assert inside | developers == wanted
+    assert not inside & developers
     assert {"hub/py.typed", "hub/static/hub.js", "hub/static/hub.d.ts", "hub/templates/chat.html"} <= inside
     assert any(name.startswith("hub/lua/") and name.endswith(".lua") for name in inside)
-    others = names - inside - set(moved.values())
-    assert {name.partition("/")[0].partition("-")[0] for name in others} == {"broadcast_hub"}
-    assert any(name.endswith("licenses/LICENSE") for name in names)
+    others = both[0].union(both[1]) - wanted
+    assert {name.partition("-")[0] for name in others} == {"broadcast_hub", "broadcast_hub_dev", "pytest_hub.py"}
+    assert all(any(name.endswith("licenses/LICENSE") for name in each) for each in both)
+
+
+def test_they_are_of_one_version() -> None:
+    """Modules of one package fit together only so."""
+    hub, dev = (tomllib.loads((project / "pyproject.toml").read_text())["project"] for project in PROJECTS.values())
+    pinned = f"=={hub['version']}"
+    assert dev["version"] == hub["version"]
+    assert hub["optional-dependencies"]["dev"] == [dev["name"] + pinned]
+    assert hub["name"] + pinned in dev["dependencies"]
 
 
 def test_what_it_needs_is_declared(environment: Environment, tmp_path: Path) -> None:
@@ -94,6 +108,15 @@ except ConfigError as error:
 """
     done = environment.run("python", "-c", program, cwd=tmp_path)
     assert "pip install 'broadcast-hub[sql]'" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("command", ["hub codegen ts app:app", "hub serve --examples"], ids=str)
+def test_what_developers_have_says_how_they_get_it(environment: Environment, tmp_path: Path, command: str) -> None:
+    """Where only the hub is installed, as on a server."""
+    done = environment.run(*command.split(), cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("broadcast-hub-dev: pip install 'broadcast-hub[dev]'") == 1
+    assert "Traceback" not in done.stderr
 
 
 async def test_it_runs(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:

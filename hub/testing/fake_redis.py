@@ -14,7 +14,7 @@ try:
     import fakeredis
     from fakeredis.aioredis import FakeAsyncRedisConnection
 except ImportError as _error:  # pragma: no cover
-    raise ImportError("hub.testing needs fakeredis: pip install 'broadcast-hub[testing]'") from _error
+    raise ImportError("hub.testing needs fakeredis: pip install 'broadcast-hub[dev]'") from _error
 
 if TYPE_CHECKING:
     from .worker import Worker

@@ -13,7 +13,7 @@ from .worker import Worker
 try:
     import httpx2
 except ImportError as _error:  # pragma: no cover
-    raise ImportError("hub.testing needs httpx2: pip install 'broadcast-hub[testing]'") from _error
+    raise ImportError("hub.testing needs httpx2: pip install 'broadcast-hub[dev]'") from _error
 
 __all__ = ["client_of"]
 

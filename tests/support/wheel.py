@@ -1,4 +1,4 @@
-"""The wheel, and environments that have it with what it says that it needs, and nothing else.
+"""The wheels, and environments that have them with what they say that they need, and nothing else.
 
 Nothing is downloaded: what the wheel needs is linked from the environment of the tests.
 """
@@ -17,31 +17,40 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-NAME = "broadcast-hub"
+# Where each distribution of this tree is made.
+PROJECTS = {"broadcast-hub": ROOT, "broadcast-hub-dev": ROOT / "dev"}
 
 
-def build(folder: Path) -> Path:
+def build(folder: Path, name: str = "broadcast-hub") -> Path:
     """A wheel of the tree as it is."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=PROJECTS[name], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (wheel,) = folder.glob("*.whl")
+    (wheel,) = folder.glob(f"{name.replace('-', '_')}-[0-9]*.whl")
     return wheel
 
 
 class Environment:
-    """A virtual environment with a wheel."""
+    """A virtual environment with the hub."""
 
     def __init__(self, folder: Path, wheel: Path, *extras: str, tools: Iterable[str] = ()) -> None:
-        """`tools` are distributions that the hub does not need, with what they need."""
+        """`wheel` is the hub's; `tools` are distributions that it does not need, with what they need."""
         venv.create(folder, with_pip=False, symlinks=True)
         self.bin = folder / "bin"
         self.python = self.bin / "python"
         (self.site,) = folder.glob("lib/python*/site-packages")
         self._install(wheel)
-        (hub,) = importlib.metadata.distributions(path=[str(self.site)])
-        for name in sorted(_closure([*_needs(hub, extras), *((tool, ()) for tool in tools)])):
+        needs = [*self._needs("broadcast-hub", extras), *((tool, ()) for tool in tools)]
+        if ("broadcast-hub-dev", ()) in needs:
+            self._install(build(folder, "broadcast-hub-dev"))
+            needs += self._needs("broadcast-hub-dev")
+        for name in sorted(_closure(needs)):
             self._link(importlib.metadata.distribution(name))
+
+    def _needs(self, name: str, extras: Iterable[str] = ()) -> list[tuple[str, tuple[str, ...]]]:
+        """What one of this tree says that it needs."""
+        (own,) = importlib.metadata.distributions(name=name, path=[str(self.site)])
+        return list(_needs(own, extras))
 
     def _install(self, wheel: Path) -> None:
         pip = [sys.executable, "-m", "pip", "--python", str(self.python), "--disable-pip-version-check", "--isolated"]
@@ -88,7 +97,7 @@ def _closure(wanted: Iterable[tuple[str, tuple[str, ...]]]) -> set[str]:
     seen: set[tuple[str, tuple[str, ...]]] = set()
     left = list(wanted)
     while left:
-        if (each := left.pop()) not in seen:
+        if (each := left.pop()) not in seen and each[0] not in PROJECTS:
             seen.add(each)
             left += _needs(importlib.metadata.distribution(each[0]), each[1])
-    return {name for name, _ in seen if name != NAME}
+    return {name for name, _ in seen}
