@@ -20,6 +20,7 @@ from rich.table import Table
 
 from tests.support.checker import FREEZE, Checker, all_reach
 from tests.support.deployment import KEY, Deployment, running_deployment
+from tests.support.figures import quantile
 from tests.support.ledger import Ledger, Place
 from tests.support.soaking import finish, nginx_program, on_uvloop, redis_program
 from tests.support.traffic import Traffic
@@ -66,6 +67,8 @@ class Report:
     # Deliveries that the ends of the channels call for.
     expected: int = 0
     events: Counter[str] = field(default_factory=Counter)
+    # How long clients were away, once for each connection that they lost.
+    absences: list[float] = field(default_factory=list)
 
     @property
     def violations(self) -> Counter[str]:
@@ -115,6 +118,7 @@ async def _clients(
         await asyncio.gather(*(checker.leave() for checker in checkers))
         for checker in checkers:
             report.events += checker.events
+            report.absences += checker.absences
 
 
 async def _disturb(deployment: Deployment, checkers: list[Checker], report: Report) -> None:
@@ -185,7 +189,7 @@ def _judge(report: Report) -> None:
 
 def _table(report: Report) -> Table:
     """What the operator sees."""
-    ledger, events = report.ledger, report.events
+    ledger, events, absences = report.ledger, report.events, report.absences
     accepted, doubtful = (sum(map(len, table.values())) for table in (ledger.accepted, ledger.doubtful))
     table = Table(title=f"soak, seed {report.plan.seed}", show_header=False)
     rows = {
@@ -197,6 +201,7 @@ def _table(report: Report) -> Table:
         "pub/sub connections cut": f"{report.cuts}",
         "connections ended by clients": f"{report.churned}",
         "connections lost, recoveries": f"{events['connected'] - report.plan.clients}, {events['recovered']}",
+        "back after": f"p50 {quantile(absences, 0.5):.2f} s, p99 {quantile(absences, 0.99):.2f} s",
         "unsubscribed with 2500": f"{events['unsubscribed 2500']}",
         "slowest delivery": f"{ledger.slowest:.2f} s",
         **{kind: f"{report.violations[kind]}" for kind in ("lost", "duplicated", "out of order")},
