@@ -283,7 +283,7 @@ class HubHttpProtocol(HttpToolsProtocol):
             return
         self.connections.discard(self)
         protocol = HubProtocol(self.config, self.server_state, self.app_state)
-        protocol.connection_made(self.transport)
+        protocol.adopt(self.transport)
         protocol.upgrade(request_of(self.url, self.headers))
         self.transport.set_protocol(protocol)
 

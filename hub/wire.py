@@ -113,8 +113,12 @@ class HubProtocol(asyncio.Protocol):
     # The transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._server.tune(self._transport)
+        self._server.tune(cast(asyncio.Transport, transport))
+        self.adopt(cast(asyncio.Transport, transport))
+
+    def adopt(self, transport: asyncio.Transport) -> None:
+        """In place of `connection_made`, of an HTTP connection of ours: it has been tuned."""
+        self._transport = transport
         self._server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
