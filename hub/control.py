@@ -12,7 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -26,6 +26,7 @@ from .handlers import subscribe_by_server
 from .hub import HubCore
 from .protocol.frames import may_be_sent
 from .protocol.replies import RefreshResult, push
+from .raw_sessions import RawSession, RawSessions
 from .subscription import rename, ttl
 from .tokens import Override, SubscribeGrant
 from .types import StreamPosition, channel_name
@@ -35,6 +36,8 @@ __all__ = ["OWN", "HubNode", "NodeInfo"]
 log: logging.Logger = logging.getLogger("hub.control")
 
 T = TypeVar("T")
+# What is ordered for a user concerns.
+_Concerned: TypeAlias = "Connected | RawSession"
 
 # Seconds that a survey waits for the other workers.
 SURVEY_TIMEOUT = 2.0
@@ -134,15 +137,17 @@ class HubNode(HubCore):
     """A hub that knows its protocol clients, and the other workers.
 
     The methods for users act on all connections of the user with this id, on every worker, within a second; a user who
-    is not connected is no error. `client` is the id of one connection, as presence lists it: then on that one only
-    (`session` is the same). They raise BrokerUnavailable if the other workers cannot be told, ValueError for what
-    could not be told them: a time that is infinite, or text that is not UTF-8.
+    is not connected is no error. `client` is the id of one connection, as presence lists it, or the log a raw one:
+    then on that one only (`session` is the same). They raise BrokerUnavailable if the other workers cannot be told,
+    ValueError for what could not be told them: a time that is infinite, or text that is not UTF-8.
     """
 
     def __init__(self, *args: Any, authority: Authority, **options: Any) -> None:
         super().__init__(*args, **options)
         self.authority = authority
         self.clients: Clients[Connected] = Clients()
+        # Of those that are no protocol clients.
+        self.raw_sessions: RawSessions = RawSessions(self)
         self._surveys: dict[str, asyncio.Queue[Raw]] = {}
         self._born = time.monotonic()
 
@@ -180,7 +185,10 @@ class HubNode(HubCore):
         await self._order(order)
 
     async def unsubscribe_user(self, user: str, channel: str = "", *, client: str = "", session: str = "") -> None:
-        """Unsubscribe a user's connections from a channel, or from all; the clients do not subscribe again."""
+        """Unsubscribe a user's connections from a channel, or from all; the clients do not subscribe again.
+
+        Raw WebSockets and event streams, which have one channel for ever, are closed.
+        """
         await self._order(_Unsubscribe(user=user, client=client or session, channel=channel))
 
     async def disconnect_user(
@@ -192,8 +200,7 @@ class HubNode(HubCore):
         whitelist: tuple[str, ...] = (),
         disconnect: Disconnect = Disconnects.FORCE_DISCONNECT,
     ) -> None:
-        """Close a user's connections, except those with the ids in `whitelist`, and raw WebSockets, which are not kept
-        by user.
+        """Close a user's connections, except those with the ids in `whitelist`.
 
         `disconnect` has the close code and its reason: after 3500-3999 and 4500-4999 clients stay away, after all else
         they come back. Raises ValueError for a code that a close frame cannot have.
@@ -338,7 +345,7 @@ class HubNode(HubCore):
             return
         match order:
             case _Targeted():
-                clients = self.clients.of(order.user, order.client)
+                clients = self._concerned(order.user, order.client)
                 if clients:
                     self.delivery.flush()  # what was published before they are told goes before it
                 for client in clients:
@@ -365,9 +372,12 @@ class HubNode(HubCore):
         """An answer that cannot be sent is one that the survey waits for in vain."""
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    def _act(self, client: Connected, order: _Targeted) -> None:
+    def _concerned(self, user: str, client: str) -> list[_Concerned]:
+        return [*self.clients.of(user, client), *self.raw_sessions.of(user, client)]
+
+    def _act(self, client: _Concerned, order: _Targeted) -> None:
         match order:
-            case _Subscribe() if isinstance(client, Client):  # an event stream has one channel for ever
+            case _Subscribe() if isinstance(client, Client):  # others have one channel for ever
                 self._subscribe(client, order)
             case _Unsubscribe():
                 for channel in [order.channel] if order.channel else client.channels:
@@ -390,11 +400,11 @@ class HubNode(HubCore):
         if isinstance(fault, Ended):
             client.end(fault.disconnect)
 
-    def _refresh(self, client: Connected, order: _Refresh) -> None:
+    def _refresh(self, client: _Concerned, order: _Refresh) -> None:
         if order.expired:
             client.end(Disconnects.EXPIRED)
             return
-        if order.info and order.info != client.info:
+        if order.info and not isinstance(client, RawSession) and order.info != client.info:
             rename(self, client, order.info)
         client.prolong(order.expire_at)
         if isinstance(client, Client):

@@ -145,8 +145,8 @@ class Hub(TypedHub):
     def on_subscribe(self, function: _Subscribe) -> _Subscribe:
         """Decorator: who may subscribe without a token; None leaves it to the namespace.
 
-        Asked for raw rooms too, whose clients have no user. Not asked for `$private` channels and those with `#users`.
-        To a protocol client `hub.Refused` says its error, any other exception an internal one (100).
+        Asked for raw rooms too, of whose clients it is told no user. Not asked for `$private` channels and those with
+        `#users`. To a protocol client `hub.Refused` says its error, any other exception an internal one (100).
 
         ::
 
@@ -210,7 +210,7 @@ class Hub(TypedHub):
         WebSockets and event streams: who may connect says `authenticate`, or a token.
         """
         router = APIRouter(lifespan=self._lifespan)
-        raw = RawEndpoint(self, self.settings, self._admission, self.authority)
+        raw = RawEndpoint(self, self.settings, self._admission, self.authority, self.raw_sessions)
         echo = EchoEndpoint(self, self.settings, self._admission)
         # Raw ASGI: FastAPI's own WebSocket routes would keep a task and their dependencies for each connection.
         router.routes += [

@@ -173,6 +173,8 @@ class Disconnects:
     BAD_REQUEST = Disconnect(code=3501, reason="bad request", reconnect=False)
     STALE = Disconnect(code=3502, reason="stale", reconnect=False)
     FORCE_DISCONNECT = Disconnect(code=3503, reason="force disconnect", reconnect=False)
+    # A raw client; it has one room for ever.
+    UNSUBSCRIBED = Disconnect(code=3503, reason="server unsubscribe", reconnect=False)
     CHANNEL_LIMIT = Disconnect(code=3505, reason="channel limit", reconnect=False)
     NOT_AVAILABLE = Disconnect(code=3508, reason="not available", reconnect=False)
     BAD_ROOM = Disconnect(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,15 +19,16 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
-from .admission import ECHO, EXPIRE_AT, RAW, USER, Admission
-from .authority import Authority, RoomRights, User
+from .admission import ECHO, RAW, Admission
+from .authority import Authority, RoomRights
 from .config import Settings, WireOptions
-from .errors import BrokerUnavailable, Disconnect, Disconnects, Error, Errors, InvalidChannel
+from .errors import BrokerUnavailable, Disconnect, Disconnects, Ended, Error, Errors, InvalidChannel
 from .hub import HubCore
 from .plain import PlainWire
 from .protocol.deflate import pack
 from .protocol.forms import as_json, deflated
 from .protocol.frames import binary_frame, text_frame
+from .raw_sessions import RawSession, RawSessions, delay, earliest, end_of_identity
 from .types import LOBBY, DataKind, Publication, channel_name
 from .wire import EXTENSION, HubProtocol, Wire
 
@@ -40,8 +40,6 @@ log: logging.Logger = logging.getLogger("hub.ws")
 # client cannot fill the worker's outbox.
 UNACKNOWLEDGED_LIMIT = 256 * 1024
 LEAST_COST = 1024
-# Seconds; `expire_at` may be infinity.
-FOR_EVER = 1e9
 
 
 class _RoomConvertor(Convertor[str]):
@@ -82,17 +80,17 @@ def control_frame(kind: str, body: Any) -> bytes:
 class RawConnection:
     """A client in one room: `hub.registry.Subscriber`, `hub.wire.Handler` and `hub.deadlines.Timed`."""
 
-    __slots__ = ("_admission", "_bucket", "_hub", "_rights", "_room", "_unacknowledged", "due", "id", "name", "wire")
+    __slots__ = ("_admission", "_bucket", "_hub", "_rights", "_unacknowledged", "due", "id", "name", "room", "wire")
 
     def __init__(
-        self, hub: HubCore, admission: Admission, wire: Wire, room: str, *, echo: bool, rights: RoomRights
+        self, hub: HubCore, admission: Admission, wire: Wire, room: str, name: bytes, *, echo: bool, rights: RoomRights
     ) -> None:
         self._hub = hub
         self._rights = rights
         self._admission = admission
         self.wire: Wire = wire
-        self._room = room
-        self.name: bytes = hub.next_id()
+        self.room: str = room
+        self.name: bytes = name
         self.id: bytes = b"" if echo else self.name
         # None without a limit.
         self._bucket = admission.bucket()
@@ -100,7 +98,7 @@ class RawConnection:
         self.due: int = 0
 
     def __repr__(self) -> str:
-        return f"<RawConnection {self.name.decode()} in {self._room!r}>"
+        return f"<RawConnection {self.name.decode()} in {self.room!r}>"
 
     def on_message(self, payload: bytes, text: bool) -> None:
         self._hub.received += 1
@@ -116,7 +114,7 @@ class RawConnection:
         self._unacknowledged += cost
         if self._unacknowledged >= UNACKNOWLEDGED_LIMIT:
             self.wire.pause_reading()
-        sent = self._hub.send(self._room, publication)
+        sent = self._hub.send(self.room, publication)
         sent.add_done_callback(partial(self._acknowledged, cost))
 
     def _objection(self, publication: Publication) -> Error | None:
@@ -152,9 +150,9 @@ class RawConnection:
         log.debug("connection closed: %d %s", code, reason, extra=self.extra)
 
     def on_open(self) -> None:
-        log.debug("connection opened in %r", self._room, extra=self.extra)
+        log.debug("connection opened in %r", self.room, extra=self.extra)
         if self._rights.expire_at:
-            self._hub.deadlines.set(self, min(max(0.0, self._rights.expire_at - time.time()), FOR_EVER))
+            self._hub.deadlines.set(self, delay(self._rights.expire_at))
 
     def on_due(self) -> None:
         """It cannot show another token, but come again."""
@@ -164,6 +162,24 @@ class RawConnection:
     def extra(self) -> dict[str, str]:
         """For log lines."""
         return {"connection": self.name.decode()}
+
+
+class UserConnection(RawConnection):
+    """One that has a user."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: RawSession, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._session = session
+
+    def on_close(self, code: int, reason: str) -> None:
+        self._session.leave()
+        super().on_close(code, reason)
+
+    @property
+    def extra(self) -> dict[str, str]:
+        return self._session.extra
 
 
 class EchoConnection:
@@ -229,53 +245,80 @@ class EchoEndpoint(_Endpoint):
 class RawEndpoint(_Endpoint):
     """`/ws` and `/ws/{room}`."""
 
-    def __init__(self, hub: HubCore, settings: Settings, admission: Admission, authority: Authority) -> None:
+    def __init__(
+        self, hub: HubCore, settings: Settings, admission: Admission, authority: Authority, sessions: RawSessions
+    ) -> None:
         super().__init__(hub, settings, admission)
         self._authority = authority
+        self._sessions = sessions
 
     async def _serve(self, connection: HTTPConnection, receive: Receive, send: Send) -> None:
-        scope = connection.scope
         try:
-            room = channel_name(scope["path_params"].get("room", LOBBY))
+            room = channel_name(connection.scope["path_params"].get("room", LOBBY))
         except InvalidChannel:
-            await refuse(scope, send, self._admission.refuse(Disconnects.BAD_ROOM))
+            await refuse(connection.scope, send, self._admission.refuse(Disconnects.BAD_ROOM))
             return
-        rights = await self._authority.room(room, trusted=self._admission.is_known(connection), connection=connection)
-        rights = _limited(rights, connection)
-        if not rights.join:
-            await refuse(scope, send, self._admission.refuse(Disconnects.FORBIDDEN_ROOM, repr(room)))
-            return
-        refusal = self._admission.check_room()
-        if refusal is not None:  # others have come while the application was asked
-            await refuse(scope, send, refusal)
-            return
-        query = connection.query_params
-        wire = wire_of(scope, receive, send, self._options)
-        echo = query.get("echo") != "0"
-        client = RawConnection(self._hub, self._admission, wire, room, echo=echo, rights=rights)
-        # Before the subscription: what it delivers waits in the wire until the handshake is answered.
-        if query.get("hello") == "1":
-            wire.write(control_frame("hello", {"node": self._hub.node, "worker": os.getpid(), "room": room}))
-        self._admission.enter(RAW)
+        name = self._hub.next_id()
         try:
-            await self._hub.subscribe(client, room, deflated(self._hub.raw_form(room), wire.compression))
-            await send({"type": "websocket.accept"})
-        except BrokerUnavailable:
-            client.on_close(Disconnects.UNAVAILABLE.code, Disconnects.UNAVAILABLE.reason)
-            await refuse(scope, send, self._admission.refuse(Disconnects.UNAVAILABLE))
+            with self._sessions.arriving(connection, name, room) as session:
+                rights = await self._rights(connection, room, known=session is not None)
+                wire = wire_of(connection.scope, receive, send, self._options)
+                echo = connection.query_params.get("echo") != "0"
+                given = self._hub, self._admission, wire, room, name
+                if session is None:
+                    client = RawConnection(*given, echo=echo, rights=rights)
+                else:
+                    client = UserConnection(session, *given, echo=echo, rights=rights)
+                await self._open(client, session, connection, send)
+        except Ended as ended:
+            await refuse(connection.scope, send, ended.disconnect)
             return
-        except BaseException:  # the client has gone meanwhile
-            client.on_close(1006, "")
-            raise
         client.on_open()
         await wire.serve(client)
 
+    async def _rights(self, connection: HTTPConnection, room: str, *, known: bool) -> RoomRights:
+        """Raises Ended if it may not come in; TypeError for times that are none."""
+        trusted = self._admission.is_known(connection)
+        rights = await self._authority.room(room, trusted=trusted, connection=connection)
+        # A room is open to a client no longer than it is who it is; a user's session minds that.
+        until = earliest(rights.expire_at, 0 if known else end_of_identity(connection))
+        if not rights.join:
+            raise Ended(self._admission.refuse(Disconnects.FORBIDDEN_ROOM, repr(room)))
+        refusal = self._admission.check_room()
+        if refusal is not None:  # others have come while the application was asked
+            raise Ended(refusal)
+        return rights._replace(expire_at=until)
 
-def _limited(rights: RoomRights, connection: HTTPConnection) -> RoomRights:
-    """A room is open to a client no longer than its user is who he is. Raises TypeError for times that are none."""
-    user = connection.scope.get(USER)
-    ends = rights.expire_at, connection.scope.get(EXPIRE_AT, 0), user.expire_at if isinstance(user, User) else 0
-    return rights._replace(expire_at=min((float(end) for end in ends if end), default=0.0))
+    async def _open(
+        self, client: RawConnection, session: RawSession | None, connection: HTTPConnection, send: Send
+    ) -> None:
+        """Subscribe, then answer the handshake. Raises Ended."""
+        # Before the subscription: what it delivers waits in the wire until the handshake is answered.
+        if connection.query_params.get("hello") == "1":
+            hello = {"node": self._hub.node, "worker": os.getpid(), "room": client.room}
+            client.wire.write(control_frame("hello", hello))
+        self._admission.enter(RAW)
+        try:
+            await self._subscribe(client, session)
+            await send({"type": "websocket.accept"})
+        except Ended as ended:
+            client.on_close(ended.disconnect.code, ended.disconnect.reason)
+            raise Ended(self._admission.refuse(ended.disconnect)) from None
+        except BaseException:  # the client has gone meanwhile
+            client.on_close(1006, "")
+            raise
+
+    async def _subscribe(self, client: RawConnection, session: RawSession | None) -> None:
+        """Raises Ended."""
+        form = deflated(self._hub.raw_form(client.room), client.wire.compression)
+        if session is not None:
+            session.enter(client)
+        try:
+            await self._hub.subscribe(client, client.room, form)
+        except BrokerUnavailable:
+            raise Ended(Disconnects.UNAVAILABLE) from None
+        if session is not None:
+            session.open()
 
 
 async def refuse(scope: Scope, send: Send, disconnect: Disconnect) -> None:

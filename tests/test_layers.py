@@ -41,6 +41,7 @@ LAYERS = (
         "control",
         "committing",
         "raw_users",
+        "raw_sessions",
         "ws",
         "shared_connection",
         "channel_ws",

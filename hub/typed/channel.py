@@ -280,11 +280,12 @@ class ChannelHandle(Generic[M]):
         """How many connections and users. Raises Refused (108) without presence, BrokerUnavailable."""
         return await self._hub.presence_stats(self.name)
 
-    def join(self, websocket: WebSocket) -> AbstractAsyncContextManager[Joined[M]]:
+    def join(self, websocket: WebSocket, *, user: str = "") -> AbstractAsyncContextManager[Joined[M]]:
         """For an endpoint of the application's own: `async with chat(room=room).join(websocket) as conn`.
 
         Accepts the connection unless that is done, writes to it what is published in the channel, and ends that with
-        the block. Who may is the endpoint's affair; `on_subscribe` is not asked. While Redis is away the client is
-        closed with 1013, and WebSocketException ends the endpoint.
+        the block. Who may is the endpoint's affair; `on_subscribe` is not asked. `user` is the id by which
+        `Hub.disconnect_user` and its kin find it. While Redis is away the client is closed with 1013, and
+        WebSocketException ends the endpoint.
         """
-        return joined(self._hub, self, self._rules.model, websocket)
+        return joined(self._hub, self, self._rules.model, websocket, user)

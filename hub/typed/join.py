@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..errors import Error, Errors
+from ..raw_sessions import RawSession
 from ..shared_connection import SharedConnection
 from ..types import PublishResult
 from ..ws import control_frame
@@ -32,12 +33,15 @@ class Joined(SharedConnection, Generic[M]):
     publication names.
     """
 
-    def __init__(self, hub: TypedHub, handle: ChannelHandle[M], model: Model[M], websocket: WebSocket) -> None:
+    def __init__(
+        self, hub: TypedHub, handle: ChannelHandle[M], model: Model[M], websocket: WebSocket, user: str
+    ) -> None:
         super().__init__(hub, hub.settings, websocket)
         self._handle = handle
         self._model = model
         self.websocket: WebSocket = websocket
         self.id: bytes = hub.next_id()
+        self.session: RawSession | None = hub.raw_sessions.begin(user, self.id, handle.name)
 
     def __repr__(self) -> str:
         return f"<Joined {self.id.decode()} in {self._handle.name!r}>"
@@ -82,11 +86,11 @@ class Joined(SharedConnection, Generic[M]):
 
 @asynccontextmanager
 async def joined(
-    hub: TypedHub, handle: ChannelHandle[M], model: Model[M], websocket: WebSocket
+    hub: TypedHub, handle: ChannelHandle[M], model: Model[M], websocket: WebSocket, user: str
 ) -> AsyncIterator[Joined[M]]:
     """See `ChannelHandle.join`."""
     await hub.start()
-    member = Joined(hub, handle, model, websocket)
+    member = Joined(hub, handle, model, websocket, user)
     await member.enter(handle.name, websocket)
     try:
         yield member
