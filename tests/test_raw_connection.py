@@ -146,6 +146,23 @@ async def test_a_bad_room(hub: HubProcess, visit: Visit, name: str) -> None:
 # Delivery
 
 
+async def test_a_user_who_is_thrown_out(hub: HubProcess, visit: Visit) -> None:
+    """He stays out, until he himself tries again: the token would have let the page in."""
+    attempts = 0
+
+    async def throwing_out(socket: WebSocketRoute) -> None:
+        nonlocal attempts
+        attempts += 1
+        socket.send(HELLO)
+        await socket.close(code=3503, reason="force disconnect")
+
+    page = await visit(f"{hub.url}/raw?room=x", throwing_out)
+    await expect(page.locator("#state")).to_have_attribute("data-state", "refused")
+    await expect(page.locator("#why")).to_have_text("Force disconnect.")
+    await page.evaluate("window.dispatchEvent(new Event('online'))")
+    assert attempts == 1
+
+
 async def test_a_message_that_redis_did_not_take(redis_server: EmbeddedServer, visit: Visit) -> None:
     """While Redis is away the message says that it was not delivered, and why; afterwards it can be sent."""
     with hub_serve("--redis-url", redis_server.url) as hub:

@@ -13,6 +13,8 @@ const JOIN_TIMEOUT = 15000;
 
 // The hub would refuse the same attempt again.
 const TERMINAL = { 4400: "This room name is not allowed.", 4401: "This hub asks for a token.", 4403: "This page may not connect." };
+// Nor would whoever threw this user out have it back (see hub.js).
+const isTerminal = (code) => code in TERMINAL || (code >= 3500 && code < 4000) || (code >= 4500 && code < 5000);
 const REMEDIES = { 4400: "lobby", 4401: "token" };
 
 export class Connection {
@@ -99,7 +101,7 @@ export class Connection {
     const wasOnline = this.online;
     this.release();
     if (wasOnline) this.onLost(code);
-    this.refused = code in TERMINAL;
+    this.refused = isTerminal(code);
     const why = TERMINAL[code] ?? whyClosed(code, reason);
     if (this.refused) this.onState({ state: "refused", why, remedy: REMEDIES[code] });
     else this.wait(why);
