@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import http.client
 import json
+import socket
 import sys
 import urllib.error
 import urllib.request
@@ -48,20 +50,44 @@ class _Stay(urllib.request.HTTPRedirectHandler):
         return None
 
 
-_opener = urllib.request.build_opener(_Stay)
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, host: str, **options: Any) -> None:
+        super().__init__(host, **options)
+        self._path = str(path)
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class _Unix(urllib.request.HTTPHandler):
+    """Every host is behind one Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._connection = functools.partial(_UnixConnection, path)
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._connection, req)
 
 
 class Remote:
-    """The server API of a hub at `url`."""
+    """The server API of a hub at `url`, or behind the Unix socket `uds`."""
 
-    def __init__(self, url: str, api_key: str) -> None:
-        self.url: str = url.rstrip("/")
+    def __init__(self, url: str, api_key: str, uds: Path | None = None) -> None:
+        # Its name in sentences.
+        self.url: str = str(uds or url.rstrip("/"))
+        self._base = "http://localhost" if uds else self.url
         self._api_key = api_key
+        # A proxy cannot reach the socket.
+        there = (_Unix(uds), urllib.request.ProxyHandler({})) if uds else ()
+        self._opener = urllib.request.build_opener(_Stay, *there)
 
     def call(self, method: str, **fields: Any) -> dict[str, Any]:
         """The result of a method. Raises HubError in one sentence."""
         body = msgspec.json.encode({name: value for name, value in fields.items() if value is not None})
-        answer = self._post(f"{self.url}/api/{method}", body)
+        answer = self._post(f"{self._base}/api/{method}", body)
         if error := answer.get("error"):
             raise HubError(f"{self.url} refused: {error.get('message')} (error {error.get('code')})")
         result = answer.get("result")
@@ -72,7 +98,7 @@ class Remote:
     def _post(self, url: str, body: bytes) -> dict[str, Any]:
         headers = {"Content-Type": "application/json", "X-API-Key": self._api_key}
         try:
-            with _opener.open(urllib.request.Request(url, body, headers), timeout=TIMEOUT) as response:
+            with self._opener.open(urllib.request.Request(url, body, headers), timeout=TIMEOUT) as response:
                 answer = json.load(response)
         except urllib.error.HTTPError as error:
             with error:
@@ -95,7 +121,7 @@ def _detail(error: urllib.error.HTTPError) -> str:
 
 
 _url_option = click.option(
-    "--url", envvar="HUB_URL", help="Address of a hub.  [env: HUB_URL; default: the host and port of its settings]"
+    "--url", envvar="HUB_URL", help="Address of a hub.  [env: HUB_URL; default: where it listens by its settings]"
 )
 _key_option = click.option("--api-key", help="One of its API keys.  [env: HUB_API_KEY]")
 
@@ -120,7 +146,7 @@ def connect(settings: Settings, url: str | None, api_key: str | None) -> Remote:
     key = next(iter(settings.api_keys), "") if api_key is None else api_key
     if not key.isascii() or not key.isprintable():
         raise ConfigError("an API key has ASCII characters only, since it travels in an HTTP header")
-    return Remote(url or address_of(settings), key)
+    return Remote(url, key) if url else Remote(address_of(settings), key, settings.uds)
 
 
 def address_of(settings: Settings) -> str:

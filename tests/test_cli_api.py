@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -256,6 +258,29 @@ def test_nobody_there(run: Run, url: str) -> None:
     status, _, err = run("info", "--url", url)
     assert (status, err.count("\n")) == (1, 1)
     assert err.startswith(f"hub: cannot reach a hub at {url}: ")
+
+
+async def test_through_a_unix_socket(
+    core: RecordingCore, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A hub with HUB_UDS listens nowhere else: it is asked there, whatever proxy there is, unless --url says where."""
+    monkeypatch.delenv("HUB_URL", raising=False)
+    monkeypatch.setenv("HUB_UDS", str(tmp_path / "hub.sock"))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    core.answers["info"] = [SimpleNamespace(**NODE)]
+    app = FastAPI()
+    app.include_router(api_router(cast(HubNode, core), Settings(api_key="key")))
+    ask = partial(asyncio.to_thread, run, "info", "--api-key", "key")
+    status, _, err = await ask()
+    assert (status, err) == (
+        1,
+        f"hub: cannot reach a hub at {tmp_path}/hub.sock: [Errno 2] No such file or directory\n",
+    )
+    async with serving(app, uds=str(tmp_path / "hub.sock")):
+        status, out, err = await ask()
+        assert (status, err, "host" in out) == (0, "", True)
+        status, _, err = await ask("--url", "http://[::1]:1")
+        assert (status, err.startswith("hub: cannot reach a hub at http://[::1]:1: ")) == (1, True)
 
 
 @pytest.mark.parametrize(
