@@ -197,7 +197,7 @@ class Settings(BaseSettings):
     # Limits
     max_message_size: int = Field(default=65536, ge=1, le=2**30, description="Largest message.")
     message_rate: float = Field(default=0.0, ge=0, description="Messages a second from one connection; 0 is unlimited.")
-    message_burst: int = Field(default=0, ge=0, description="Messages that may come at once; 0 is twice the rate.")
+    message_burst: int = Field(default=0, ge=0, description="Messages at once; needs message_rate, 0 is twice that.")
     max_connections: int = Field(
         default=0, ge=0, description="WebSockets and event streams of one worker; 0 is unlimited."
     )
@@ -274,6 +274,8 @@ class Settings(BaseSettings):
     def _check_together(self) -> Self:
         if self.ping_timeout > self.ping_interval:
             raise ValueError("ping_timeout must not be longer than ping_interval")
+        if self.message_burst and not self.message_rate:
+            raise ValueError("message_burst needs message_rate: without it nothing is limited")
         personal = self.user_personal_channel_namespace
         if personal and personal not in self.namespaces:
             raise ValueError(f"user_personal_channel_namespace: there is no namespace {personal!r}")

@@ -135,6 +135,7 @@ def test_the_address_of_a_service_is_no_port(monkeypatch: pytest.MonkeyPatch) ->
         ("HUB_REDIS_URL", "localhost", "redis_url (HUB_REDIS_URL): a Redis URL begins with"),
         ("HUB_NAMESPACES", '{"a": {"history_ttl": "s"}}', "namespaces.a.history_ttl (HUB_NAMESPACES): "),
         ("HUB_NAMESPACES", '{"a": s3cret}', "namespaces (HUB_NAMESPACES): this is not JSON: Expecting value: line 1"),
+        ("HUB_MESSAGE_BURST", "5", "message_burst (HUB_MESSAGE_BURST) needs message_rate: without it"),
         ("HUB_PING_INTERVAL", "5", "ping_timeout must not be longer than ping_interval (HUB_PING_INTERVAL)"),
     ],
 )
