@@ -270,14 +270,20 @@ async def _connect(connection: AbstractConnection, timeout: float) -> Server:
 
 
 async def _identify(connection: AbstractConnection) -> Server:
-    if _has_ended(connection):
-        raise ConnectionResetError(ENDED)
-    await connection.send_command(*INFO)
+    with contextlib.suppress(ResponseError):
+        await _ask(connection, "PING")  # raises while the server reads its data: whose heir it is it knows only then
     try:
-        info = await connection.read_response()
+        info = await _ask(connection, *INFO)
         return server_of(info) if isinstance(info, bytes) else Server(False, b"")
     except ResponseError:  # it does without: NOPERM under an ACL, or a proxy that does not know it
         return Server(False, b"")
+
+
+async def _ask(connection: AbstractConnection, *command: str) -> Any:
+    if _has_ended(connection):
+        raise ConnectionResetError(ENDED)
+    await connection.send_command(*command)
+    return await connection.read_response()
 
 
 def _has_ended(connection: AbstractConnection) -> bool:

@@ -211,6 +211,8 @@ class SyncRedis:
 
 
 def _identify(line: _Line) -> Server:
+    with contextlib.suppress(ResponseError):
+        line.ask(pack(("PING",)))  # as in `redis_link`: it raises while the server reads its data
     try:
         info = line.ask(pack(INFO))
         return server_of(info) if isinstance(info, bytes) else Server(False, b"")

@@ -399,7 +399,7 @@ async def test_a_server_that_is_none(caplog: pytest.LogCaptureFixture) -> None:
     """What is not RESP ends the link."""
 
     async def web(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in range(5):
+        for _ in range(6):
             await read_command(reader)
             writer.write(b"+OK\r\n")
         await read_command(reader)
@@ -419,7 +419,7 @@ async def test_an_end_right_after_the_last_reply() -> None:
     """The transport has told its first protocol that the server is gone; it will not tell ours."""
 
     async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in range(5):
+        for _ in range(6):
             await read_command(reader)
             writer.write(b"+OK\r\n")
 
@@ -475,6 +475,20 @@ async def test_a_server_that_says_nothing() -> None:
     async with fake_server(nothing) as url:
         with pytest.raises(BrokerUnavailable, match="cannot connect"):
             await Owner().opened(url, timeout=0.1)
+
+
+async def test_a_server_that_reads_its_data() -> None:
+    """It knows only afterwards what `INFO` is asked for (`master_replid2`), so there is no link before."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while (command := await read_command(reader)) != [b"PING"]:
+            writer.write(b"*0\r\n" if command[0] == b"INFO" else b"+OK\r\n")
+        writer.write(b"-LOADING Redis is loading the dataset in memory\r\n")
+        await reader.read()
+
+    async with fake_server(talk) as url:
+        with pytest.raises(BrokerUnavailable, match=r"cannot connect to .*: Redis is loading the dataset in memory"):
+            await Owner().opened(url, timeout=1)
 
 
 async def test_nobody_listens() -> None:

@@ -32,7 +32,7 @@ from hub.sync import Publisher
 from hub.types import PublishResult
 from tests.support.protocol_clients import world
 from tests.support.proxy import proxy_to
-from tests.support.redis import RedisProcess, running_redis
+from tests.support.redis import READS_SLOWLY, RedisProcess, running_redis
 from tests.support.relay import Ear
 from tests.support.sentinel import replicated
 from tests.support.waiting import eventually
@@ -346,6 +346,15 @@ def test_a_server_that_comes_back(tcp_server: RedisProcess) -> None:
         tcp_server.start()
         assert publisher.publish("kept:room", "x").offset == 1
         assert publisher.unsent.total == 0
+
+
+def test_a_server_that_reads_its_data(redis_binary: str) -> None:
+    """It knows only afterwards whether it has to be told its lineage: nothing is sent before."""
+    with running_redis(redis_binary, *READS_SLOWLY) as server, Publisher(SETTINGS, redis=server.url) as publisher:
+        publisher.publish("room", "x")
+        server.restart_with(5_000)
+        with pytest.raises(BrokerUnavailable, match=r"^not sent: cannot connect to .* is loading the dataset"):
+            publisher.publish("room", "x")
 
 
 def test_a_server_that_freezes(tcp_server: RedisProcess) -> None:

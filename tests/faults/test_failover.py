@@ -17,10 +17,10 @@ import pytest
 from tests.support.centrifuge import connected
 from tests.support.checker import Checker, all_reach
 from tests.support.deployment import KEY, kill, serving, workers_of
-from tests.support.ledger import Place
+from tests.support.ledger import LEAP, Place
 from tests.support.lineage import Fork, line_of
 from tests.support.proxy import Proxy
-from tests.support.redis import RedisProcess
+from tests.support.redis import READS_SLOWLY, RedisProcess
 from tests.support.sentinel import replicated
 from tests.support.server import HubProcess
 from tests.support.traffic import Publisher
@@ -203,3 +203,15 @@ async def test_a_failover_that_loses_nothing(
     fork.judge_by(lines)
     assert not fork.violations, fork.verdict
     assert fork.lost_in(lines) == 0
+
+
+async def test_a_master_that_comes_back_reads_its_data(redis_binary: str, fork: Fork) -> None:
+    """It says only afterwards that it goes on with what a replica has, and its first publication leaps all the same."""
+    with replicated(redis_binary, *READS_SLOWLY) as (master, _, _):
+        async with Writer("worker", master.url, fork) as writer:
+            await writer.publish(QUIET)
+            await asyncio.to_thread(master.restart_with, 600)
+            async with asyncio.timeout(20):
+                while not await writer.publish(QUIET):
+                    pass
+    assert [place.offset for place in fork.accepted[QUIET]] == [1, LEAP + 1]
