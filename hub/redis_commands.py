@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -83,6 +84,8 @@ class Commands(LinkOwner):
         # Packed commands in all of these.
         self.bytes: int = 0
         self._flush_scheduled = False
+        # The server has to be told its lineage, and has not taken it yet.
+        self._nameless = False
         # Why nothing is accepted: set by `turn_away`, None again by `welcome`.
         self._refusal: str | None = None
 
@@ -197,8 +200,18 @@ class Commands(LinkOwner):
 
     def name_server(self) -> None:
         """Have it know its lineage, ahead of every publication: scripts compare (`lua/append.lua`)."""
-        if self.link is not None and self.link.server.heir and self._lineage_key:
-            self._send_now(self.link, (b"SET", self._lineage_key, self.link.server.lineage))
+        self._nameless = self.link is not None and self.link.server.heir and bool(self._lineage_key)
+
+    def _naming(self) -> _Command:
+        """With each write until it is taken: a server that refuses it now (NOREPLICAS) may take what comes next."""
+        named = self.lineage
+        packed = pack((b"SET", self._lineage_key, named))
+        self.bytes += len(packed)
+        return _Command(packed, self.loop.create_future(), 0, None, functools.partial(self._on_named, named))
+
+    def _on_named(self, lineage: bytes, reply: Any) -> None:
+        if lineage == self.lineage:
+            self._nameless = False
 
     def _send_now(self, link: Link, command: tuple[Argument, ...]) -> None:
         packed = pack(command)
@@ -219,6 +232,8 @@ class Commands(LinkOwner):
         self._flush_scheduled = False
         if self.link is None or self._unknown or not self._outbox:
             return
+        if self._nameless:
+            self._outbox.appendleft(self._naming())
         batch = list(self._outbox)
         self._outbox.clear()
         self._inflight.extend(batch)

@@ -48,18 +48,56 @@ def failure(future: asyncio.Future[None]) -> str:
     return str(error)
 
 
+NAMED = b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$1\r\nB\r\n"
+PING = b"*1\r\n$4\r\nPING\r\n"
+
+
 async def test_a_server_that_has_taken_over_learns_its_lineage_first() -> None:
     """Before what has waited for it; a server that nobody was ever a copy of is told nothing."""
     commands, heir = Commands(TIMEOUT, lineage_key="key"), Wire(Server(False, b"B", heir=True))
     commands.execute(b"PING")
     commands.attach(heir)
-    named = b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$1\r\nB\r\n"
-    assert heir.writes == [named, b"*1\r\n$4\r\nPING\r\n"]
+    assert heir.writes == [NAMED + PING]
+    commands.on_reply(b"OK")
     commands.name_server()
-    assert heir.writes[2:] == [named]
+    commands.execute(b"PING")
+    await flushed()
+    assert heir.writes[1:] == [NAMED + PING]
     commands, first = Commands(TIMEOUT, lineage_key="key"), Wire(Server(False, b"A"))
     commands.attach(first)
     assert first.writes == []
+
+
+async def test_a_server_that_refuses_its_lineage_gets_it_ahead_of_what_comes_next() -> None:
+    """It may take writes at any moment, with a replica that is back (`min-replicas-to-write`): none comes first."""
+    commands, heir = Commands(TIMEOUT, lineage_key="key"), Wire(Server(False, b"B", heir=True))
+    commands.attach(heir)
+    for reply in (hiredis.ReplyError("NOREPLICAS"), hiredis.ReplyError("NOREPLICAS"), b"OK"):
+        ping = commands.execute(b"PING")
+        await flushed()
+        commands.on_reply(reply)
+        commands.on_reply(b"PONG")
+        assert ping.result() == b"PONG"
+    commands.execute(b"PING")
+    await flushed()
+    assert heir.writes == [NAMED + PING] * 3 + [PING]
+    commands.on_reply(b"PONG")
+    assert commands.bytes == 0
+
+
+async def test_a_lineage_that_was_taken_for_another() -> None:
+    """The answer to what was asked before the server had other data says nothing of its lineage now."""
+    commands, heir = Commands(TIMEOUT, lineage_key="key"), Wire(Server(False, b"A", heir=True))
+    commands.attach(heir)
+    commands.execute(b"PING")
+    await flushed()
+    heir.server = Server(False, b"B", heir=True)
+    commands.name_server()
+    commands.on_reply(b"OK")
+    commands.on_reply(b"PONG")
+    commands.execute(b"PING")
+    await flushed()
+    assert heir.writes[-1] == NAMED + PING
 
 
 async def test_one_write_a_turn() -> None:
