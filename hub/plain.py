@@ -209,7 +209,8 @@ class PlainWire:
         while self._fresh or self._backlog:
             chunk, self._fresh = self._fresh or self._backlog.pop(), b""
             for opcode, payload in split(chunk):
-                deadline.reschedule(loop.time() + self._options.slow_timeout)
+                if self._closing is None or deadline.when() is None:  # who is ended has no time for each of them
+                    deadline.reschedule(loop.time() + self._options.slow_timeout)
                 data = {"text": payload.decode()} if opcode == Opcode.TEXT else {"bytes": payload}
                 await self._send({"type": "websocket.send", **data})
         deadline.reschedule(None)

@@ -35,6 +35,8 @@ class Peer:
         # Clear while the client does not read.
         self.reads = asyncio.Event()
         self.reads.set()
+        # Seconds that the client takes for each message.
+        self.pause = 0.0
         # What the server raises instead of sending.
         self.error: Exception | None = None
         self.recorder = Recorder()
@@ -43,6 +45,7 @@ class Peer:
 
     async def _send(self, event: Any) -> None:
         await self.reads.wait()
+        await asyncio.sleep(self.pause)
         if self.error is not None:
             raise self.error
         self.sent.append(event.get("text", event.get("bytes", event.get("code"))))
@@ -175,6 +178,23 @@ async def test_a_client_that_takes_something_now_and_then() -> None:
         await asyncio.sleep(0)
     assert peer.recorder.closed == []
     peer.serving.cancel()
+
+
+@in_virtual_time
+async def test_who_is_ended_has_no_more_time_for_each_message() -> None:
+    """All that waits has the time of one: else who takes one now and then would stay for hours, and in presence too."""
+    loop = asyncio.get_running_loop()
+    peer = Peer(slow_timeout=7, close_timeout=3)
+    await asyncio.sleep(1)
+    peer.pause = 6
+    for _ in range(1000):
+        peer.wire.write(text_frame(b"x"))
+        await asyncio.sleep(0)
+    peer.wire.close(Disconnects.UNAUTHORIZED)
+    start = loop.time()
+    await peer.serving
+    assert loop.time() - start <= 7 + 3
+    assert peer.recorder.closed == [(3008, "slow")]
 
 
 @in_virtual_time
