@@ -37,6 +37,9 @@ log: logging.Logger = logging.getLogger("hub.redis")
 # Parts of the time within which everything of a dead worker has to be gone. A lease that was renewed at the moment of
 # death expires after EXPIRY, is found after LOOK at most, and the rest is for the removal.
 EXPIRY, RENEWAL, LOOK = 0.65, 0.2, 0.12
+# Milliseconds that no lease has left, as `presence_lease` is five minutes at most: one that has them was renewed before
+# the clock went back, as in a failover to a machine with another time.
+LONGEST = 300_000
 # A claimer that has removed nothing for this part of it is taken for dead.
 CLAIM = 0.2
 # Entries removed by one script: some milliseconds, for which Redis does nothing else.
@@ -158,7 +161,7 @@ class Lease:
     async def _renew_or_take(self) -> None:
         if self.name is not None:
             state, left, run = await self._call(_RENEW, self.name, self._ttl)
-            if left < self._comfort:
+            if not self._comfort <= left <= LONGEST:
                 self._be_patient()
             if state == b"kept" and run == self._run:
                 self._holder.on_kept()
@@ -205,7 +208,7 @@ class Lease:
     async def _claim_next(self) -> str | None:
         if self.name is None or self._loop.time() < self._patience:
             return None
-        name: bytes | None = await self._call(_CLAIM, self.name, self._comfort, self._claim, MEMORY * 1000)
+        name: bytes | None = await self._call(_CLAIM, self.name, self._comfort, LONGEST, self._claim, MEMORY * 1000)
         return name.decode() if name else None
 
     async def _reap(self, name: str) -> int:

@@ -269,6 +269,35 @@ async def test_who_has_not_renewed_claims_nothing(hire: Hire, client: redis.Redi
     assert await worker.lease._claim_next() is None
 
 
+@pytest.mark.parametrize("place", ["hub:leases", "hub:leases:lapsed"])
+async def test_the_clock_of_redis_goes_back(hire: Hire, client: redis.Redis, place: str) -> None:
+    """An hour, as in a failover to a machine with the wrong time: who died just before is gone within the lease."""
+    first, second = await hire(), await hire()
+    await first.add("room", "dead")
+    await second.add("room", "alive")
+    name = first.lease.name
+    await first.die()
+    client.zrem("hub:leases", name)
+    client.zadd(place, {name: (time.time() + 3600) * 1000})
+    await reads(second, {"alive"}, 2 * LEASE)
+
+
+async def test_nobody_is_given_up_because_the_clock_went_back(hire: Hire, client: redis.Redis) -> None:
+    """All leases end in an hour then: who has not renewed claims nothing, and then the others have their turn."""
+    first, second = await hire(), await hire()
+    await fill(first, 3)
+    await first.hears(3)
+    first.lease._patience = second.lease._patience = 0
+    for _ in range(20):
+        future = (time.time() + 3600) * 1000
+        client.zadd("hub:leases", dict.fromkeys(client.zrange("hub:leases", 0, -1), future))
+        assert await first.lease._claim_next() is None
+        await asyncio.sleep(0.03)
+    await asyncio.sleep(LEASE)
+    assert len(second.heard) == 3
+    assert await first.broker.presence.stats("room") == (3, 1)
+
+
 async def test_leases_that_ended_long_ago_are_forgotten(hire: Hire, client: redis.Redis) -> None:
     """After a day nobody comes back."""
     now = time.time() * 1000

@@ -139,8 +139,8 @@ class MiniRedis:
         elif name == b"SCRIPT":
             link.tell(b"digest")
         elif name == b"EVALSHA":
-            # Leases of presence, known by the number of arguments: renew, reap, and take or claim (there is none).
-            link.tell({5: [b"kept", 60_000, b""], 6: 0, 7: b""}[len(arguments)])
+            # Leases of presence, known by the number of arguments: renew, reap, take, and claim (there is none).
+            link.tell({5: [b"kept", 60_000, b""], 6: 0, 7: b"", 8: b""}[len(arguments)])
         else:
             for channel in arguments:
                 change = list.append if name == b"SUBSCRIBE" else list.remove
