@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,10 +34,9 @@ log: logging.Logger = logging.getLogger("hub.typed")
 
 # Messages that wait for one function; beyond, the newest are dropped.
 BACKLOG = 1000
-# Seconds for which it is remembered who handles a message, and by which a worker may be behind the others. They all
-# hear messages in one order, so it is behind by no more than the call that it has just ended.
+# Seconds for which it is remembered who handles a message. Who waits behind a function that runs for long asks for it
+# ahead of its turn, after a third of them at least and two thirds at most.
 CLAIM = 300.0
-LATEST = 240.0
 # Seconds that functions have to come to their end when the hub stops.
 LAST_WORDS = 5.0
 # And then to clean up; what runs in a thread cannot be stopped.
@@ -64,6 +64,23 @@ def overhearing(broker: Broker) -> Overhearing:
     return broker
 
 
+@dataclass(slots=True, eq=False)
+class _Work:
+    """A message that waits for its turn."""
+
+    channel: str
+    publication: Publication
+    # It was there at the last look.
+    known: bool = False
+    # Whether it is ours; None unless that was asked ahead of its turn.
+    claim: asyncio.Future[bool] | None = None
+
+    @property
+    def claimed(self) -> bool:
+        claim = self.claim
+        return claim is not None and claim.done() and claim.exception() is None and claim.result()
+
+
 class _Worker:
     """One function at work in one worker: a queue and a task."""
 
@@ -72,35 +89,54 @@ class _Worker:
         self._broker = broker
         self._rules, self._function = consumer.rules, consumer.function
         self._name, self._once = consumer.name, consumer.once
-        # With the times at which they came; None wakes it to its end.
-        self._queue: asyncio.Queue[tuple[float, str, Publication] | None] = asyncio.Queue(BACKLOG)
+        self._waiting: deque[_Work] = deque()
+        self._wake = asyncio.Event()
         self._ending = False
-        self._now = asyncio.get_running_loop().time
-        # For what came before this, another worker's claim may have lapsed; set by a call that took too long.
-        self._forgotten: float = 0.0
+        # The next look at those that wait.
+        self._look: asyncio.TimerHandle | None = None
+        if self._once:
+            self._claim_waiting()
         self.task: asyncio.Task[None] = asyncio.create_task(self._run(), name=f"hub on_message {self._function.name}")
 
     def take(self, channel: str, publication: Publication) -> None:
         """Handle it when its turn has come, if the channel is one of these."""
         if self._rules.pattern.parse(channel.removeprefix(PRIVATE)) is None:
             return
-        try:
-            self._queue.put_nowait((self._now(), channel, publication))
-        except asyncio.QueueFull:
+        if len(self._waiting) >= BACKLOG:
             self._miss(channel, f"more than {BACKLOG} others wait")
+            return
+        self._waiting.append(_Work(channel, publication))
+        self._wake.set()
 
     def end(self) -> None:
         """Begin nothing more."""
         self._ending = True
-        if self._queue.empty():
-            self._queue.put_nowait(None)
+        self._wake.set()
+        if self._look is not None:
+            self._look.cancel()
+        for work in self._waiting:
+            if work.claimed:  # so nobody else handles it
+                self._miss(work.channel, "the worker has stopped meanwhile")
+
+    def _claim_waiting(self) -> None:
+        """When the turn of these comes, the claims of others may have ended: they would be handled twice."""
+        for work in self._waiting:
+            if work.known and work.claim is None and work.publication.offset:
+                work.claim = self._ask(work)
+            work.known = True
+        self._look = asyncio.get_running_loop().call_later(CLAIM / 3, self._claim_waiting)
+
+    async def _next(self) -> _Work | None:
+        while not (self._waiting or self._ending):
+            self._wake.clear()
+            await self._wake.wait()
+        return None if self._ending else self._waiting.popleft()
 
     async def _run(self) -> None:
-        while (work := await self._queue.get()) is not None and not self._ending:
-            came, channel, publication = work
-            began = self._now()
+        while (work := await self._next()) is not None:
+            channel = work.channel
             try:
-                await self._handle(came, channel, publication)
+                await self._handle(work)
             except asyncio.CancelledError:
                 self._miss(channel, "the worker has stopped meanwhile")
                 raise
@@ -109,12 +145,11 @@ class _Worker:
             except Exception:
                 log.exception("unexpected fault in %s for a message in %r", self._function.name, channel)
                 self._miss(channel, "it raised an exception")
-            if self._now() - began > LATEST:
-                self._forgotten = self._now() - LATEST
 
-    async def _handle(self, came: float, channel: str, publication: Publication) -> None:
-        if self._once and not await self._claim(came, channel, publication):
+    async def _handle(self, work: _Work) -> None:
+        if self._once and not await self._claim(work):
             return
+        channel, publication = work.channel, work.publication
         try:
             message = self._rules.model.read(as_json(publication))
         except ValidationError as error:
@@ -122,16 +157,18 @@ class _Worker:
             return
         await self._function.call(self._scope(), self._rules.parameters(channel), Event(channel=channel), message)
 
-    async def _claim(self, came: float, channel: str, publication: Publication) -> bool:
+    async def _claim(self, work: _Work) -> bool:
         """Whether this worker is the one that handles it."""
-        if came < self._forgotten:
-            self._miss(channel, f"another worker may have handled it in the {LATEST:g} s that it waited for a call")
+        if not work.publication.offset:
+            self._miss(
+                work.channel, "it was published with skip_history, so that once=True does not know it from others"
+            )
             return False
-        if not publication.offset:
-            self._miss(channel, "it was published with skip_history, so that once=True does not know it from others")
-            return False
-        key = f"{self._name}:{publication.epoch}:{publication.offset}:{channel}"
-        return await self._broker.claim(key, CLAIM)
+        return await (work.claim or self._ask(work))
+
+    def _ask(self, work: _Work) -> asyncio.Future[bool]:
+        key = f"{self._name}:{work.publication.epoch}:{work.publication.offset}:{work.channel}"
+        return self._broker.claim(key, CLAIM)
 
     def _scope(self) -> dict[str, Any]:
         """In place of a handshake."""
