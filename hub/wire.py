@@ -339,9 +339,11 @@ class HubProtocol(asyncio.Protocol):
         if self._parser is None and not self._closing:
             raise RuntimeError("the handshake comes first: send 'websocket.accept' before `serve`")
         session, self.session, self._handler = self.session, None, handler
-        for payload, text in session.unread() if session is not None else ():
-            self._on_message(payload, text)
         self.resume_reading()
+        for payload, text in session.unread() if session is not None else ():
+            if self._handler is None:  # it has ended the connection
+                break
+            self._on_message(payload, text)
         if self._closing:
             self._tell_closed(1006, "")
 

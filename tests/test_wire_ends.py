@@ -159,6 +159,37 @@ async def test_messages_between_accept_and_serve() -> None:
     assert transport.reading
 
 
+class Curt(Recorder):
+    """Says something to the first message, and nothing more."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__()
+        self.word = word
+
+    def on_message(self, payload: bytes, text: bool) -> None:
+        super().on_message(payload, text)
+        getattr(self.wire, self.word)(*[Disconnects.BAD_REQUEST] * (self.word == "close"))
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.wire = scope["extensions"]["hub.wire"]["wire"]
+        await send({"type": "websocket.accept"})
+        await asyncio.sleep(1)
+        await self.wire.serve(self)
+
+
+@in_virtual_time
+async def test_what_a_handler_says_to_messages_between_accept_and_serve(caplog: pytest.LogCaptureFixture) -> None:
+    """As to others: after a close it gets no more, and a hold lasts."""
+    for word in ("close", "pause_reading"):
+        curt = Curt(word)
+        _, transport = await Worker(curt).upgraded()
+        transport.feed(client_frame(1, b"one") + client_frame(1, b"two"))
+        await asyncio.sleep(2)
+        assert (len(curt.messages), curt.closed) == ((1, [(3501, "bad request")]) if word == "close" else (2, []))
+        assert transport.reading is (word == "close")
+    assert "exception" not in caplog.text
+
+
 @pytest.mark.parametrize("ends", ["reset", "hang_up"])
 @in_virtual_time
 async def test_serving_who_has_gone(ends: str) -> None:
