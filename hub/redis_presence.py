@@ -329,7 +329,10 @@ class _Session:
             for waiter in waiters:
                 refuse(waiter, OCCUPIED)
             entry.told = None
-            self._doubtful.add(key)
+            if entry.wanted is not None:
+                self._doubtful.add(key)
+            else:  # nothing of it can be there
+                self._forget(key, entry)
 
     def _on_refusal(self, batch: list[_Sent]) -> None:
         """The lease was lost; nothing was written. It goes on when there is a new one."""

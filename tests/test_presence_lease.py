@@ -462,6 +462,20 @@ async def test_churn_without_redis_takes_no_memory(faulty: tuple[Faulty, RedisPr
     assert comings(worker, "room") == [("+", "known")]
 
 
+async def test_churn_where_the_key_is_somebody_elses(hire: Hire, client: redis.Redis) -> None:
+    """Who could not be registered and has gone leaves no trace, and is not tried for ever."""
+    worker = await hire()
+    client.set("hub:presence:{room}", "somebody else's")
+    for number in range(20):
+        with pytest.raises(BrokerUnavailable, match="something else"):
+            await worker.add("room", f"c{number}")
+        worker.remove("room", f"c{number}")
+    await worker.add("other", "c")
+    await eventually(lambda: worker.broker.presence.entries == 1)
+    await asyncio.sleep(LEASE)
+    assert worker.broker.presence.entries == 1
+
+
 async def test_a_backlog_is_written_in_bounded_steps(faulty: tuple[Faulty, RedisPresence, Worker]) -> None:
     """So that Redis and the worker have time for others, and no single command grows with the backlog."""
     redis, presence, worker = faulty
