@@ -44,6 +44,7 @@ __all__ = [
     "private_options",
     "private_pool",
     "redacted",
+    "require_client",
     "server_of",
 ]
 
@@ -177,11 +178,22 @@ def _pool(source: str | aioredis.Redis, timeout: float, options: dict[str, Any])
         _check_database(source)
         origin = Pool.from_url(source)
     else:
+        require_client(source, aioredis.Redis)
         origin = source.connection_pool
     if isinstance(origin, SentinelConnectionPool):
         return sentinel_pool(origin, timeout, options)
     inherited = without_maintenance(origin.connection_kwargs)
     return Pool(connection_class=origin.connection_class, **{**inherited, **options})
+
+
+def require_client(source: object, kind: type) -> None:
+    """Raises ConfigError: the other kind's connections connect to nothing, and some do not say so."""
+    if not isinstance(source, kind):
+        raise ConfigError(f"redis must be a URL or a {_named(kind)}, not {_named(type(source))}")
+
+
+def _named(kind: type) -> str:
+    return f"{kind.__module__.removesuffix('.client')}.{kind.__qualname__}"
 
 
 def _check_database(url: str) -> None:

@@ -23,7 +23,7 @@ from redis.sentinel import SentinelConnectionPool
 
 from .errors import BrokerUnavailable, ConfigError
 from .redis_commands import BROKEN, LATE, Argument, Parse
-from .redis_link import INFO, Server, describe, pack, private_options, private_pool, redacted, server_of
+from .redis_link import INFO, Server, describe, pack, private_options, private_pool, redacted, require_client, server_of
 from .redis_scripts import Script
 from .redis_sentinel import SentinelPool, without_maintenance
 
@@ -94,6 +94,7 @@ class SyncRedis:
             pool = private_pool(source, timeout, _NAME)
             self._sentinels = pool if isinstance(pool, SentinelPool) else None
             return _KINDS[pool.connection_class], {**pool.connection_kwargs, **ours}, describe(pool)
+        require_client(source, redis.Redis)
         origin: Any = source.connection_pool
         if isinstance(origin, SentinelConnectionPool):
             raise ConfigError("for Redis behind Sentinel give the URL: redis+sentinel://host,host/name-of-the-master")

@@ -14,6 +14,7 @@ from typing import Any
 import fakeredis
 import hiredis
 import pytest
+import redis
 import redis.asyncio as aioredis
 from redis.asyncio.sentinel import Sentinel
 
@@ -224,6 +225,12 @@ async def test_addresses_that_cannot_be_used(url: str) -> None:
         RedisBroker(url)
     assert "s3cret" not in str(failure.value)
     assert failure.value.__suppress_context__
+
+
+async def test_a_client_without_coroutines() -> None:
+    """Each attempt to connect would fail, for ever, in words that say nothing of the reason."""
+    with pytest.raises(ConfigError, match=r"a URL or a redis\.asyncio\.Redis, not redis\.Redis$"):
+        RedisBroker(redis.Redis())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("path", "database"), [("", 0), ("/", 0), ("/3", 3), ("/3/", 3), ("?db=3", 3)])

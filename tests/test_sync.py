@@ -19,6 +19,7 @@ import fakeredis
 import hiredis
 import pytest
 import redis
+import redis.asyncio as aioredis
 from redis.sentinel import Sentinel
 
 from hub import BrokerUnavailable, ConfigError, Hub, Settings, redis_sync
@@ -233,6 +234,12 @@ def test_no_redis(monkeypatch: pytest.MonkeyPatch) -> None:
         Publisher(redis="redis://host:port")
     with pytest.raises(ConfigError, match=r"redis\+sentinel://"):
         Publisher(redis=Sentinel([("127.0.0.1", 1)]).master_for("m"))
+
+
+def test_a_client_for_coroutines() -> None:
+    """Its answers would be coroutines that nobody awaits: every publication would succeed, and none be sent."""
+    with pytest.raises(ConfigError, match=r"a URL or a redis\.Redis, not redis\.asyncio\.Redis$"):
+        Publisher(SETTINGS, redis=aioredis.Redis())  # type: ignore[arg-type]
 
 
 def test_the_end_in_the_middle(publisher: Publisher, client: redis.Redis) -> None:
