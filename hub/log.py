@@ -74,23 +74,25 @@ class Throttled:
 
     def add(self, count: int = 1, last: str = "") -> None:
         """`last` describes the newest event, for the line's end."""
+        now = time.monotonic()
+        # No lock, which a fork could leave locked, and a handler that comes back here would wait for: from here to the
+        # log no function is called, and only then does the interpreter change threads.
         self.total += count
         self._since += count
         self._last = last
-        if time.monotonic() >= self._next:
-            self._tell()
+        if now >= self._next:
+            since, self._since, self._next = self._since, 0, now + PAUSE
+            self._tell(since, last)
 
-    def _tell(self) -> None:
-        self._next = time.monotonic() + PAUSE
-        self._log.log(self._level, self._text + (f" (the last: {self._last})" if self._last else ""), self._since)
-        self._since = 0
+    def _tell(self, count: int, last: str) -> None:
+        self._log.log(self._level, self._text + (f" (the last: {last})" if last else ""), count)
         with suppress(RuntimeError):  # without an event loop the next event tells of those that are left
             asyncio.get_running_loop().call_later(PAUSE, self._tell_the_rest)
 
     def _tell_the_rest(self) -> None:
         """Else a burst would be told of when the next one comes, hours later, as if it had been then."""
-        if self._since and time.monotonic() >= self._next:
-            self._tell()
+        if self._since:
+            self.add(0, self._last)
 
 
 # What a line says besides its message, given as `extra`.

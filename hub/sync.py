@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -62,8 +61,6 @@ class Publisher:
         self._redis = SyncRedis(source, self.settings.publish_timeout)
         self._history = RedisHistory(self.settings.redis_prefix, self._redis)
         self._redis.lineage_key = self._history.lineage
-        # For the counter alone; never held while anything waits for Redis.
-        self._lock = threading.Lock()
         self.unsent: Throttled = Throttled(log, logging.ERROR, "%d publications could not be relayed")
 
     def __repr__(self) -> str:
@@ -166,5 +163,4 @@ class Publisher:
 
     def _count(self, count: int, cause: str) -> None:
         if count:
-            with self._lock:
-                self.unsent.add(count, last=cause)
+            self.unsent.add(count, last=cause)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import re
 import signal
@@ -316,7 +318,74 @@ def test_fork(redis_server: EmbeddedServer, client: redis.Redis) -> None:
     assert kept(client, "kept:room")[1:] == [text for _, text in said]
 
 
+FORK_IN_MID_LINE = """
+import logging, os, sys, threading
+from hub import BrokerUnavailable
+from hub.sync import Publisher
+
+publisher = Publisher()
+writing, done = threading.Event(), threading.Event()
+
+class Handler(logging.Handler):
+    def emit(self, record):
+        writing.set()
+        done.wait()
+
+def fail():
+    try:
+        publisher.publish("room", "hi")
+    except BrokerUnavailable:
+        print(publisher.unsent.total, flush=True)
+
+logging.getLogger("hub.sync").addHandler(Handler())
+threading.Thread(target=fail).start()
+writing.wait()
+if (child := os.fork()) == 0:
+    fail()
+    os._exit(0)
+os.waitpid(child, 0)
+done.set()
+"""
+
+
+def test_fork_while_a_thread_logs() -> None:
+    """What the parent holds at that moment the child would wait for, and for ever."""
+    environment = {**os.environ, "REDIS_URL": "redis://127.0.0.1:1"}
+    command = [sys.executable, "-c", FORK_IN_MID_LINE]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.communicate(timeout=20)[0].split() == [b"2", b"1"]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
 # Faults
+
+
+def test_a_log_that_is_published() -> None:
+    """By a handler that has the same publisher: what fails in it is counted, and that is all."""
+    publisher = impatient("redis://127.0.0.1:1")
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with pytest.raises(BrokerUnavailable):
+                publisher.publish("log", record.getMessage())
+
+    def fail() -> None:
+        with pytest.raises(BrokerUnavailable):
+            publisher.publish("room", "hi")
+
+    handler = Handler()
+    logging.getLogger("hub.sync").addHandler(handler)
+    try:
+        thread = threading.Thread(target=fail, daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+        assert publisher.unsent.total == 2
+    finally:
+        logging.getLogger("hub.sync").removeHandler(handler)
 
 
 def test_nobody_there(tcp_server: RedisProcess, caplog: pytest.LogCaptureFixture) -> None:
