@@ -38,6 +38,11 @@ __all__ = ["HubCore", "publication_of"]
 
 log: logging.Logger = logging.getLogger("hub")
 
+ELSEWHERE = (
+    "the hub runs in the event loop of another thread: call it there, with asyncio.run_coroutine_threadsafe or "
+    "anyio.from_thread.run, or publish with hub.sync.Publisher"
+)
+
 
 class HubCore:
     """One worker's hub: its local connections on one side, the broker on the other."""
@@ -98,10 +103,15 @@ class HubCore:
         return self._loop is not None and self.broker.ready and not self.leaving
 
     async def start(self) -> None:
-        """Start relaying; does nothing if it is running in this event loop."""
+        """Start relaying; does nothing if it is running in this event loop.
+
+        Raises RuntimeError if it relays to other processes and runs in the event loop of another thread.
+        """
         loop = asyncio.get_running_loop()
         if self._loop is loop:
             return
+        if self._loop is not None and self._loop.is_running() and self.broker.shared:
+            raise RuntimeError(ELSEWHERE)  # there its connections would stay, and be heard twice
         async with self._starting:
             if self._loop is not loop:
                 await self.broker.start(self.deliver, self)

@@ -8,13 +8,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from hub import Hub, Settings
+from hub.embedded import EmbeddedServer
 from hub.errors import BrokerUnavailable, InvalidChannel, MessageTooBig
 from hub.hub import HubCore, publication_of
 from hub.memory import MemoryBroker
 from hub.protocol.envelope import encode
 from hub.protocol.frames import binary_frame, text_frame
 from hub.registry import KeepsAll
-from hub.types import DataKind, Publication
+from hub.types import DataKind, Publication, PublishResult
 
 
 class Client(KeepsAll):
@@ -183,3 +185,13 @@ async def test_it_starts_by_itself_and_once() -> None:
     await hub.stop()
     await hub.stop()
     assert "stopped" in repr(hub)
+
+
+async def test_it_stays_in_its_loop(redis_server: EmbeddedServer) -> None:
+    """A thread with an event loop of its own would take it along: two connections more for each time, and for ever."""
+    async with Hub(Settings(), redis=redis_server.url) as hub:
+        with pytest.raises(RuntimeError, match="in the event loop of another thread"):
+            await asyncio.to_thread(asyncio.run, hub.publish("room", "hi"))
+        loop = asyncio.get_running_loop()
+        sent = asyncio.to_thread(lambda: asyncio.run_coroutine_threadsafe(hub.publish("room", "hi"), loop).result(5))
+        assert await sent == PublishResult()
