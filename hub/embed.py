@@ -108,7 +108,7 @@ class Hub(TypedHub):
         hubs.add(self)
         self._tracer_provider = tracer_provider  # `hub.testing` makes others like this one
         if tracer_provider is not None or self.settings.tracing:
-            self.delivery.tracing = Tracing(self.node, messages_dropped, tracer_provider)
+            self.delivery.tracing = Tracing(lambda: self.node, messages_dropped, tracer_provider)
         # Asks for another worker in the place of this one. Set by who can start one, as `hub serve`.
         self.retire_here: Callable[[], None] | None = None
         self._figures = Figures(self._vitals, lambda: self.retire_here is not None)

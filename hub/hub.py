@@ -67,8 +67,6 @@ class HubCore:
         self._slow_policy = slow_policy
         # What connections owe in time; from `start` on.
         self.deadlines: Deadlines = None  # type: ignore[assignment]
-        # This worker among all; in hello frames, logs and connection ids.
-        self.node: str = broker.node
         self._max_message_size = max_message_size
         self._subscribe_timeout = subscribe_timeout
         self._ids = itertools.count(1)
@@ -94,6 +92,11 @@ class HubCore:
         state = "stopped" if self._loop is None else "ready" if self.ready else "not ready"
         channels, clients = len(self.registry.channels), self.registry.subscribers
         return f"<{type(self).__name__} {channels} channels, {clients} clients, {self.broker.name} {state}>"
+
+    @property
+    def node(self) -> str:
+        """This worker among all; in hello frames, logs and connection ids."""
+        return self.broker.node
 
     # Lifecycle
 

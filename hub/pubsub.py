@@ -76,13 +76,14 @@ class RedisBroker:
         Raises ConfigError if the URL cannot be used.
         """
         self.node: str = node or os.urandom(6).hex()
+        # The process in which it is called so.
+        self._pid = os.getpid()
         self.source = source
         self.name: str = describe(private_pool(source, timeout, "hub"))
         self.timeout = timeout
         self.publish_timeout = publish_timeout
         self.prefix = prefix
-        # Where the heartbeat goes, what all workers hear, and what comes before the name of a channel.
-        self.control: str = f"{prefix}:node:{self.node}"
+        # What all workers hear, and what comes before the name of a channel.
         self.everybody: str = f"{prefix}:nodes:all"
         self.channels: str = f"{prefix}:channel:"
         self._history = RedisHistory(prefix, self)
@@ -103,6 +104,11 @@ class RedisBroker:
         return f"<RedisBroker {self.name} {'ready' if self.ready else 'not ready'}>"
 
     @property
+    def control(self) -> str:
+        """The channel of the heartbeat, and of what others tell this worker."""
+        return f"{self.prefix}:node:{self.node}"
+
+    @property
     def ready(self) -> bool:
         return self._session is not None and self._session.ready
 
@@ -117,6 +123,9 @@ class RedisBroker:
         return self._session.commands.bytes if self._session is not None else 0
 
     async def start(self, deliver: Deliver, listener: Listener | None = None) -> None:
+        if self._pid != os.getpid():  # forked, as by `gunicorn --preload`: its siblings would have the same name
+            self._pid, self.node = os.getpid(), os.urandom(6).hex()
+            self.presence.node = self.node
         # In another loop it begins anew: the tasks of the first have ended with their loop.
         if self._session is None or self._session.loop is not asyncio.get_running_loop():
             self._session = _Session(self, deliver, listener)

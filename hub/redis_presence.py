@@ -104,7 +104,9 @@ class RedisPresence:
 
     def __init__(self, prefix: str, node: str, lease: float) -> None:
         """Within `lease` seconds of a worker's death its entries are gone."""
-        self._prefix, self._node, self._seconds = prefix, node, lease
+        self._prefix, self._seconds = prefix, lease
+        # Of the worker.
+        self.node: str = node
         # From `start` to `stop`.
         self._session: _Session | None = None
 
@@ -117,7 +119,7 @@ class RedisPresence:
 
     def start(self, redis: Redis) -> None:
         """Begin with an empty table, in this event loop."""
-        self._session = _Session(self._prefix, self._node, self._seconds, redis)
+        self._session = _Session(self._prefix, self.node, self._seconds, redis)
 
     async def stop(self) -> None:
         """Take out what is left of this worker. What still waits fails with BrokerUnavailable."""

@@ -41,8 +41,12 @@ class Begun(NamedTuple):
 class Tracing:
     """The spans of one worker."""
 
-    def __init__(self, node: str, dropped: Callable[[], int], provider: TracerProvider | None = None) -> None:
-        """`dropped` tells how many messages clients have lost so far; `provider` None is OpenTelemetry's global one."""
+    def __init__(
+        self, node: Callable[[], str], dropped: Callable[[], int], provider: TracerProvider | None = None
+    ) -> None:
+        """`node` tells the worker's name, `dropped` how many messages clients have lost so far; `provider` None is
+        OpenTelemetry's global one.
+        """
         self._tracer = trace.get_tracer("hub", tracer_provider=provider)
         self._propagator = TraceContextTextMapPropagator()
         self._node = node
@@ -80,7 +84,7 @@ class Tracing:
             "messaging.operation.type": "process",
             "messaging.destination.name": channel.name,
             "messaging.batch.message_count": len(events),
-            "hub.node": self._node,
+            "hub.node": self._node(),
             "hub.receivers": len(channel),
             "hub.bytes": size,
             "hub.dropped": self._dropped() - begun.dropped,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from typing import Any
 
 import msgspec
@@ -195,3 +198,39 @@ async def test_it_stays_in_its_loop(redis_server: EmbeddedServer) -> None:
         loop = asyncio.get_running_loop()
         sent = asyncio.to_thread(lambda: asyncio.run_coroutine_threadsafe(hub.publish("room", "hi"), loop).result(5))
         assert await sent == PublishResult()
+
+
+FORKS = """
+import asyncio, os
+from hub import ChannelOptions, Hub, Settings
+
+PARENT = os.getpid()
+hub = Hub(Settings(namespaces={"room": ChannelOptions(presence=True)}))
+
+async def main():
+    async with hub:
+        me = hub.next_id().decode()
+        await hub.broker.presence.add("room:1", me, "", b'{"user":"","client":"%s"}' % me.encode(), announce=False)
+        async with asyncio.timeout(10):
+            while len(await hub.presence("room:1")) < 2:
+                await asyncio.sleep(0.01)
+            while len(await hub.info()) < 2:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(1)
+
+children = [os.fork() for _ in range(2) if os.getpid() == PARENT]
+if 0 in children:
+    try:
+        asyncio.run(main())
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+raise SystemExit(any(os.waitpid(child, 0)[1] for child in children))
+"""
+
+
+def test_workers_of_one_fork(redis_server: EmbeddedServer) -> None:
+    """As `gunicorn --preload` makes them: with one name they had the same connection ids, and the same presences."""
+    environment = {**os.environ, "REDIS_URL": redis_server.url}
+    run = subprocess.run([sys.executable, "-c", FORKS], env=environment, capture_output=True, timeout=40, check=False)
+    assert (run.returncode, run.stderr) == (0, b"")
