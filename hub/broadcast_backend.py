@@ -122,20 +122,24 @@ class BackendBroker(MemoryBroker):
             try:
                 event = await self._backend.next_published()
             except Exception:
+                if self.ready:
+                    log.exception("%s fails: nothing is heard; it is asked again every %g s", self.name, RETRY)
                 self.ready = False
-                log.exception("%s fails: nothing is heard; it is asked again in %g s", self.name, RETRY)
                 await asyncio.sleep(RETRY)
                 continue
             self.ready = True
-            self._take(event)
+            if not self._take(event):
+                await asyncio.sleep(0)  # it may have no end of such things, and wait for nothing
 
-    def _take(self, event: Any) -> None:
+    def _take(self, event: Any) -> bool:
+        """Whether it was a message."""
         try:
-            payload = envelope.encode(publication_of(event.message))
+            channel, payload = event.channel, envelope.encode(publication_of(event.message))
         except (AttributeError, TypeError, ValueError) as error:
             self._unreadable.add(last=str(error))
-        else:
-            self._arrive(event.channel, payload)
+            return False
+        self._arrive(channel, payload)
+        return True
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -81,6 +82,38 @@ async def test_a_backend_that_fails(caplog: pytest.LogCaptureFixture, monkeypatc
     assert levels == {logging.ERROR}
     assert "Post fails: nothing is heard" in caplog.text
     assert "1 messages of a backend could not be taken" in caplog.text
+
+
+async def test_a_backend_that_goes_on_failing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A traceback a second, for hours, would hide what else is in the log."""
+    monkeypatch.setattr("hub.broadcast_backend.RETRY", 0.001)
+    post = Post(set())
+    async with Broadcast(backend=post) as broadcast, broadcast.subscribe("x") as subscriber:
+        for _ in range(2):
+            for _ in range(5):
+                post.arrived.put_nowait(OSError("the wire is cut"))
+            await broadcast.publish("x", "back")
+            assert await soon(subscriber) == "back"
+    assert caplog.text.count("Post fails: nothing is heard") == 2
+
+
+async def test_a_backend_that_talks_nonsense() -> None:
+    """Without end and without a pause: the program goes on, and hears what makes sense."""
+    post = Post(set())
+    nonsense: list[Any] = [None, SimpleNamespace(message="no channel")] * 1000
+
+    async def next_published() -> Any:
+        return nonsense.pop() if nonsense else await post.arrived.get()
+
+    post.next_published = next_published  # type: ignore[method-assign]
+    async with Broadcast(backend=post) as broadcast:
+        await eventually(lambda: len(nonsense) < 2000)
+        assert nonsense
+        async with broadcast.subscribe("x") as subscriber:
+            await broadcast.publish("x", "back")
+            assert await soon(subscriber) == "back"
 
 
 async def test_a_backend_that_does_not_confirm() -> None:
