@@ -40,7 +40,7 @@ log: logging.Logger = logging.getLogger("hub")
 
 ELSEWHERE = (
     "the hub runs in the event loop of another thread: call it there, with asyncio.run_coroutine_threadsafe or "
-    "anyio.from_thread.run, or publish with hub.sync.Publisher"
+    "anyio.from_thread.run, or publish with hub.sync.Publisher (a TestClient has one loop inside of its `with` only)"
 )
 
 
