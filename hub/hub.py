@@ -276,9 +276,13 @@ class HubCore:
             self._release(channel)
 
     async def _confirmed(self, channel: str) -> None:
+        confirming = self.broker.subscribe(channel)
+        if isinstance(confirming, asyncio.Future) and confirming.done():
+            confirming.result()  # who is not its first needs no timer
+            return
         try:
             async with asyncio.timeout(self._subscribe_timeout):
-                await self.broker.subscribe(channel)
+                await confirming
         except TimeoutError:
             raise BrokerUnavailable(
                 f"Redis has not confirmed a subscription in {self._subscribe_timeout:g} s"

@@ -18,7 +18,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import redis.asyncio as aioredis
@@ -179,7 +179,14 @@ class RedisBroker:
         """`Commands.call` on the present connection."""
         return self._session.commands.call(script, keys, args, parse) if self._session is not None else _stopped()
 
-    async def subscribe(self, channel: str) -> None:
+    def subscribe(self, channel: str) -> Awaitable[None]:
+        if self._session is not None:
+            future = self._session.feed.subscribe(channel)
+            if future.done():
+                return future
+        return self._subscribed(channel)
+
+    async def _subscribed(self, channel: str) -> None:
         while self._session is not None:
             feed = self._session.feed
             future = feed.subscribe(channel)
