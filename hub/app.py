@@ -12,7 +12,7 @@ from .dev_only import dev_only
 from .embed import Hub
 from .pages import PAGE_HEADERS, STATIC, TEMPLATES, Files
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "with_examples"]
 
 # Relative, so that a proxy may serve the hub under a path of its own and take that away.
 ADDRESSES = {"static": "static", "ws": "ws", "connection": "connection/websocket"}
@@ -21,7 +21,7 @@ ADDRESSES = {"static": "static", "ws": "ws", "connection": "connection/websocket
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The hub at `/`, ready for uvicorn. Settings come from the environment if none are given."""
     settings = settings or Settings.load()
-    hub = Hub(_with_examples(settings) if settings.examples else settings)
+    hub = Hub(with_examples(settings) if settings.examples else settings)
     app = FastAPI(title="broadcast-hub", version=__version__)
     app.state.hub = hub
     app.include_router(hub.router)
@@ -48,8 +48,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def _with_examples(settings: Settings) -> Settings:
+def with_examples(settings: Settings) -> Settings:
+    """`settings` with what the examples need. Raises ConfigError if they are not there, or not for such a hub."""
     with dev_only("examples"):
-        from .examples.gallery import with_examples
+        from .examples import gallery
 
-    return with_examples(settings)
+    return gallery.with_examples(settings)

@@ -13,7 +13,6 @@ import click
 from .authority import Authority
 from .cli_remote import printable
 from .config import Settings, sourced
-from .dev_only import dev_only
 from .environment import unknown_variables
 from .errors import ConfigError
 from .namespaces import ChannelOptions
@@ -69,8 +68,7 @@ def prove(settings: Settings, given: Collection[str] = ()) -> None:
 
 def _with_examples(settings: Settings) -> None:
     if settings.examples:
-        with dev_only("examples"):
-            from .examples.gallery import with_examples  # eight programs, for those who want them
+        from .app import with_examples  # eight programs, for those who want them
 
         with_examples(settings)
 

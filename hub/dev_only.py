@@ -16,6 +16,6 @@ def dev_only(what: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if not str(error.name).startswith(__package__):
+        if not str(error.name).startswith(f"{__package__}."):
             raise
         raise ConfigError(f"{what} needs the package broadcast-hub-dev: pip install 'broadcast-hub[dev]'") from None
