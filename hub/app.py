@@ -5,6 +5,8 @@ from __future__ import annotations
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
 from fastapi.templating import Jinja2Templates
+from starlette.routing import Match, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 
 from . import __version__
 from .config import Settings
@@ -12,7 +14,7 @@ from .dev_only import dev_only
 from .embed import Hub
 from .pages import PAGE_HEADERS, STATIC, TEMPLATES, Files
 
-__all__ = ["create_app", "with_examples"]
+__all__ = ["WebSocketsFirst", "create_app", "with_examples"]
 
 # Relative, so that a proxy may serve the hub under a path of its own and take that away.
 ADDRESSES = {"static": "static", "ws": "ws", "connection": "connection/websocket"}
@@ -46,6 +48,29 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
         add_examples(app, hub)
     return app
+
+
+class WebSocketsFirst:
+    """What `create_app` returns, with the hub's WebSockets led to their endpoints past FastAPI's middleware and routes.
+
+    These have nothing to do for them, and were a sixth of what it costs to accept one. Only for an application that
+    nobody else adds to: other middleware expects to see WebSockets too.
+    """
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        hub: Hub = app.state.hub
+        self._routes = [route for route in hub.router.routes if isinstance(route, WebSocketRoute)]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            for route in self._routes:
+                match, found = route.matches(scope)
+                if match is Match.FULL:
+                    scope.update(found, app=self._app)
+                    await route.app(scope, receive, send)
+                    return
+        await self._app(scope, receive, send)
 
 
 def with_examples(settings: Settings) -> Settings:

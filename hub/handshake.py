@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from websockets.extensions import Extension, ServerExtensionFactory
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.typing import ExtensionName, ExtensionParameter
+from websockets.utils import accept_key
 
 from .protocol import deflate
 
@@ -58,6 +60,10 @@ _OFFERS = (_DeflateOffers(),)
 _LISTS = ("Connection", "Upgrade", "Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol")
 MAX_LISTS = 8192
 
+# What browsers and libraries send.
+_CONNECTION = (["Upgrade"], ["keep-alive, Upgrade"], ["upgrade"])
+_KEY = re.compile("[A-Za-z0-9+/]{22}==")
+
 
 class Answer(NamedTuple):
     """To a handshake."""
@@ -79,22 +85,60 @@ def request_in(data: bytes) -> Request | None:
 def request_of(url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Request:
     """A GET that another parser has read."""
     # The parser leaves the white space behind a value, which is no part of it (RFC 9110 §5.5).
-    fields = [(name.decode("ascii"), value.strip(b" \t").decode("latin-1")) for name, value in headers]
-    return Request(url.decode("ascii"), Headers(fields))
+    fields = Headers()
+    for name, value in headers:
+        fields[name.decode("ascii")] = value.strip(b" \t").decode("latin-1")
+    return Request(url.decode("ascii"), fields)
 
 
 def answer(request: Request | None, config: Config, *, compression: bool = False) -> Answer:
     """Answer a request; compression may be agreed on or not."""
     if request is None:
         return Answer(Response(400, "Bad Request", Headers(), b"The WebSocket handshake is malformed.\n"))
+    if (key := _key_of_usual(request, compression)) is not None:
+        return Answer(_with_headers_of(config, _switch(key)))
     if sum(len(value) for name in _LISTS for value in request.headers.get_all(name)) > MAX_LISTS:
         return Answer(Response(400, "Bad Request", Headers(), b"The WebSocket handshake's lists are too long.\n"))
     protocol = ServerProtocol(logger=_log, extensions=_OFFERS if compression else None)
-    response = protocol.accept(request)
-    for name, value in config.encoded_headers:
-        response.headers[name.decode("latin-1")] = value.decode("latin-1")
+    response = _with_headers_of(config, protocol.accept(request))
     agreed = protocol.extensions
     return Answer(response, agreed[0].bits if agreed and isinstance(agreed[0], _Deflate) else 0)
+
+
+def _key_of_usual(request: Request, compression: bool) -> str | None:
+    """The key of a handshake that is right beyond doubt (RFC 6455 §4.2.1) and has nothing to negotiate.
+
+    As nearly all are: `ServerProtocol`, which judges the others, is a tenth of what accepting a connection costs.
+    """
+    values = request.headers.get_all
+    keys = values("Sec-WebSocket-Key")
+    usual = (
+        # Before websockets 17 a request has neither: it is this or there is none.
+        getattr(request, "method", "GET") == "GET"
+        and getattr(request, "protocol", "HTTP/1.1") == "HTTP/1.1"
+        and values("Upgrade") == ["websocket"]
+        and values("Connection") in _CONNECTION
+        and values("Sec-WebSocket-Version") == ["13"]
+        and len(keys) == 1
+        and len(values("Origin")) <= 1
+        and not values("Sec-WebSocket-Protocol")
+        and not (compression and values("Sec-WebSocket-Extensions"))
+    )
+    return keys[0] if usual and _KEY.fullmatch(keys[0]) else None
+
+
+def _switch(key: str) -> Response:
+    """RFC 6455 §4.2.2; without the Date that a 1xx may have (RFC 9110 §6.6.1)."""
+    headers = Headers()
+    headers["Upgrade"], headers["Connection"] = "websocket", "Upgrade"
+    headers["Sec-WebSocket-Accept"] = accept_key(key)
+    return Response(101, "Switching Protocols", headers)
+
+
+def _with_headers_of(config: Config, response: Response) -> Response:
+    for name, value in config.encoded_headers:
+        response.headers[name.decode("latin-1")] = value.decode("latin-1")
+    return response
 
 
 def http_response(status: int, headers: Headers, body: bytes) -> bytes:

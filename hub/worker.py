@@ -22,7 +22,7 @@ from pathlib import Path
 
 import uvicorn
 
-from .app import create_app
+from .app import WebSocketsFirst, create_app
 from .config import Settings
 from .embed import Hub
 from .health import readiness
@@ -109,7 +109,7 @@ def main() -> None:
     # The supervisor's notice of the end.
     signal.signal(signal.SIGUSR1, lambda *_: setattr(hub, "leaving", True))
     config = uvicorn.Config(
-        app,
+        WebSocketsFirst(app),
         http=HubHttpProtocol,
         ws=HubProtocol,
         lifespan="on",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
 from uvicorn.config import Config
 from websockets.datastructures import Headers
 from websockets.http11 import Request
+from websockets.server import ServerProtocol
 
-from hub.handshake import Answer, answer, http_response, request_in, request_of, websocket_scope
+from hub.handshake import Answer, _key_of_usual, answer, http_response, request_in, request_of, websocket_scope
 
 GOOD = {
     b"Host": b"h",
@@ -79,6 +81,58 @@ def test_the_answer() -> None:
     assert "Sec-WebSocket-Extensions" not in response.headers  # off by default
     assert compression == 0
     assert "Sec-WebSocket-Protocol" not in response.headers  # the application chooses
+
+
+# For each field what may stand there; the first makes a handshake that is right beyond doubt.
+VARIANTS: dict[str, list[list[str]]] = {
+    "Upgrade": [["websocket"], ["WebSocket"], ["h2c"], ["websocket", "websocket"], ["websocket, h2c"], []],
+    "Connection": [
+        ["Upgrade"],
+        ["keep-alive, Upgrade"],
+        ["upgrade"],
+        ["close"],
+        ["Upgrade", "close"],
+        ["Up grade"],
+        [],
+    ],
+    "Sec-WebSocket-Version": [["13"], ["8"], ["13", "13"], ["13 "], []],
+    "Sec-WebSocket-Key": [
+        *(["dGhlIHNhbXBsZSBub25jZQ=="], ["c2hvcnQ="], ["dGhlIHNhbXBsZSBub25jZQ==" * 2], ["dGhlIHNhbXBsZSBub25jZQ== "]),
+        *(["dGhlIHNhbXBsZSBub25jZR=="], ["dGhlIHNhbXBsZSBub25jZQ"], ["dGhlIHNhbXBsZSBub25j-_=="], [], ["a", "b"]),
+    ],
+    "Origin": [["http://a"], [], ["http://a", "http://b"]],
+    "Sec-WebSocket-Protocol": [[], ["a, b"], ["a b"]],
+    "Sec-WebSocket-Extensions": [[], ["permessage-deflate"], ["permessage-deflate; x=y"], [";"]],
+}
+
+
+@pytest.mark.parametrize("compression", [False, True])
+def test_our_own_answer_is_that_of_websockets(compression: bool) -> None:
+    """Any three fields that are unusual together: whom we let in without asking websockets, it lets in the same way."""
+    config, by_ourselves = configured(), 0
+    for some in itertools.combinations(VARIANTS, 3):
+        for values in itertools.product(*(VARIANTS[name] for name in some)):
+            given = {name: usual[0] for name, usual in VARIANTS.items()} | dict(zip(some, values, strict=True))
+            asked = Request("/", Headers([(name, value) for name, each in given.items() for value in each]))
+            if _key_of_usual(asked, compression) is None:
+                continue
+            by_ourselves += 1
+            ours = answer(asked, config, compression=compression)
+            theirs = ServerProtocol().accept(asked)
+            del theirs.headers["Date"]
+            assert (ours.response.serialize(), ours.compression) == (theirs.serialize(), 0), given
+    assert by_ourselves > 100
+
+
+@pytest.mark.parametrize(
+    ("method", "protocol"),
+    [("POST", "HTTP/1.1"), ("GET", "HTTP/1.0"), ("GET", "HTTP/2")],
+)
+def test_what_is_not_usual_is_left_to_websockets(method: str, protocol: str) -> None:
+    asked = Request("/", Headers([(name.decode(), value.decode()) for name, value in GOOD.items()]))
+    assert _key_of_usual(asked, compression=False) is not None
+    asked.method, asked.protocol = method, protocol
+    assert _key_of_usual(asked, compression=False) is None
 
 
 @pytest.mark.parametrize(
@@ -161,7 +215,7 @@ def test_lists_have_a_limit(name: str) -> None:
     """In one field or in many; what is not parsed may be long."""
     part = (name.lower().encode(), b"a," * 1000 + b"a")
     fields = [(key.lower(), value) for key, value in GOOD.items()]
-    response, _ = answer(request_of(b"/", [*fields, *[part] * 5]), configured())
+    response, _ = answer(request_of(b"/", [*fields, *[part] * 5]), configured(), compression=True)
     assert (response.status_code, response.body) == (400, b"The WebSocket handshake's lists are too long.\n")
     long = [(b"cookie", b"c" * 60_000), (b"authorization", b"a" * 3000)]
     assert answer(request_of(b"/", fields + long), configured()).response.status_code == 101
