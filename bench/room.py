@@ -7,7 +7,6 @@ parsed by its header.
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import statistics
@@ -16,7 +15,7 @@ from typing import Any
 
 from .dialects import NUMBER, Dialect, frame_at
 from .measure import cpu_of
-from .sockets import TIMEOUT
+from .sockets import TIMEOUT, ready
 
 __all__ = ["Room"]
 
@@ -134,7 +133,7 @@ class Room:
         deliveries, buffer = 0, self._buffer
         received, arrived, sockets = self._received, self._arrived, self._sockets
         size, head = self._frame, self._head
-        for fileno, _ in self._poll(wait):
+        for fileno, _ in ready(self._epoll, wait):
             index = self._index[fileno]
             try:
                 got = sockets[index].recv_into(buffer)
@@ -153,16 +152,6 @@ class Room:
         while self._done < len(arrived) and arrived[self._done] == len(sockets):
             self._done += 1
         return deliveries
-
-    def _poll(self, wait: float) -> list[tuple[int, int]]:
-        """Without sleeping: a server wakes who sleeps at its own expense, the slower server at each of its messages.
-
-        The broker, and a proxy, have this CPU whenever they want it.
-        """
-        end = time.perf_counter() + wait
-        while not (ready := self._epoll.poll(0, len(self._sockets))) and time.perf_counter() < end:
-            os.sched_yield()
-        return ready
 
     def _sample(self, first: int, end: int, latencies: list[float]) -> None:
         now = time.perf_counter()

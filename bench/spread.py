@@ -11,28 +11,31 @@ from typing import Any
 
 from .dialects import PAYLOAD, Centrifuge, Raw
 from .measure import cpu_of
-from .sockets import TIMEOUT, open_sockets
+from .sockets import TIMEOUT, open_sockets, ready
 from .talk import Talker, frames_of, numbered
 
 __all__ = ["Spread"]
 
 # Listeners that are let in at the same time.
 BATCH = 32
+# Clients that publish side by side. The hub takes 16 commands of each in a turn of its loop; what it sends to Redis in
+# one turn is read by the measured worker in one.
+PUBLISHERS = 16
 
 
 class Spread:
     """`channels` channels, spread over `sockets` listeners, or these over them; whichever are more.
 
-    They listen on `port`. One client that listens to nothing publishes on `publish_port`.
+    They listen on `port`. Clients that listen to nothing publish on `publish_port`.
     """
 
     def __init__(self, port: int, path: str, publish_port: int, channels: int, sockets: int) -> None:
         names = [f"c{number:06}" for number in range(channels)]
-        (opened,) = open_sockets(publish_port, path, 1, Raw())
-        self._publisher = Talker(opened)
+        self._publishers = open_sockets(publish_port, path, PUBLISHERS, Raw())
+        clients = [Talker(sock).ask({"connect": {}})[0]["connect"]["client"] for sock in self._publishers]
         self._arrival = Centrifuge()
         self._arrival.channel = names[0]
-        self._arrival.expect(self._publisher.ask({"connect": {}})[0]["connect"]["client"])
+        self._arrival.expect(clients[0])
         self._listeners: list[socket.socket] = []
         while (first := len(self._listeners)) < sockets:
             # Let in at once: nobody may be silent for long.
@@ -41,15 +44,16 @@ class Spread:
             self._listeners += batch
         # All of them, and the listeners of each.
         self._names, self._members = names, max(1, sockets // channels)
+        self._publishing = {sock.fileno(): sock for sock in self._publishers}
         self._by_fileno = {sock.fileno(): sock for sock in self._listeners}
         self._buffer = bytearray(1 << 20)
         self._epoll = select.epoll()
-        for sock in (self._publisher.sock, *self._listeners):
+        for sock in (*self._publishers, *self._listeners):
             self._epoll.register(sock.fileno(), select.EPOLLIN)
 
     def close(self) -> None:
         self._epoll.close()
-        for sock in (self._publisher.sock, *self._listeners):
+        for sock in (*self._publishers, *self._listeners):
             sock.close()
 
     def run(self, deliveries: int, seconds: float, pids: dict[str, int]) -> dict[str, Any]:
@@ -72,10 +76,12 @@ class Spread:
         """Publish once in each, and wait until everybody has what is his."""
         wanted = len(channels) * self._members * self._arrival.frame
         data = "." * PAYLOAD
-        frames = frames_of({"id": 1, "publish": {"channel": name, "data": data}} for name in channels)
+        commands = [{"id": 1, "publish": {"channel": name, "data": data}} for name in channels]
+        shares = [frames_of(commands[at::PUBLISHERS]) for at in range(min(PUBLISHERS, len(commands)))]
         got, deadline = 0, time.perf_counter() + TIMEOUT
-        for frame in frames:
-            self._publisher.sock.sendall(frame)
+        for frames in itertools.zip_longest(*shares, fillvalue=b""):
+            for sock, frame in zip(self._publishers, frames, strict=False):
+                sock.sendall(frame)
             got += self._receive(0)
         while got < wanted:
             if time.perf_counter() > deadline:
@@ -86,10 +92,10 @@ class Spread:
 
     def _receive(self, wait: float) -> int:
         """Take in what has arrived; how many bytes of messages."""
-        total, publisher = 0, self._publisher.sock.fileno()
-        for fileno, _ in self._epoll.poll(wait):
-            if fileno == publisher:
-                self._hear_replies()
+        total = 0
+        for fileno, _ in ready(self._epoll, wait):
+            if publisher := self._publishing.get(fileno):
+                self._hear_replies(publisher)
                 continue
             got = self._by_fileno[fileno].recv_into(self._buffer)
             if not got:
@@ -97,10 +103,10 @@ class Spread:
             total += got
         return total
 
-    def _hear_replies(self) -> None:
-        replies = self._publisher.sock.recv_into(self._buffer)
+    def _hear_replies(self, publisher: socket.socket) -> None:
+        replies = publisher.recv_into(self._buffer)
         if not replies or b'"error"' in self._buffer[:replies]:
-            raise ConnectionError(f"the publisher is told {bytes(self._buffer[:replies])[:200]!r}")
+            raise ConnectionError(f"a publisher is told {bytes(self._buffer[:replies])[:200]!r}")
 
 
 def _channels_of(listener: int, listeners: int, names: Sequence[str]) -> Sequence[str]:

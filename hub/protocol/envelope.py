@@ -107,17 +107,17 @@ def _decode_rich(payload: bytes, start: int, offset: int = 0, epoch: str = "", b
     info, delta, trace = b"", False, ""
     tags: Mapping[str, str] | None = None
     if payload.startswith(b"m", start):
-        info, start = _take(payload, start + 1)
+        info, raw_tags, start = _take_metadata(payload, start + 1)
         if info:
             (_check_once if len(info) <= SHORT else _check_object)(info)
-        raw_tags, start = _take(payload, start)
         if raw_tags:
             tags = _decode_tags(raw_tags)
     if payload.startswith(b"d", start):
         delta, start = True, start + 1
     if payload.startswith(b"x", start):
         trace, start = _decode_trace(payload, start + 1)
-    return Publication(*_decode_plain(payload, start), info, tags, delta, offset, epoch, before, trace)
+    data, kind, exclude = _decode_plain(payload, start)
+    return Publication(data, kind, exclude, info, tags, delta, offset, epoch, before, trace)
 
 
 def _decode_trace(payload: bytes, at: int) -> tuple[str, int]:
@@ -175,12 +175,13 @@ def _sized(part: bytes) -> bytes:
     return len(part).to_bytes(4, "big") + part
 
 
-def _take(payload: bytes, start: int) -> tuple[bytes, int]:
+def _take_metadata(payload: bytes, start: int) -> tuple[bytes, bytes, int]:
+    """ClientInfo, tags, and where they end."""
     try:
-        (size,) = _size_at(payload, start)
+        info_end = start + 4 + _size_at(payload, start)[0]
+        tags_end = info_end + 4 + _size_at(payload, info_end)[0]
     except struct.error:
         raise ValueError(NOT_OURS) from None
-    begin, end = start + 4, start + 4 + size
-    if len(payload) < end:
+    if len(payload) < tags_end:
         raise ValueError(NOT_OURS)
-    return payload[begin:end], end
+    return payload[start + 4 : info_end], payload[info_end + 4 : tags_end], tags_end
