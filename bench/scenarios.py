@@ -28,7 +28,7 @@ SCENARIOS: dict[str, Scenario] = {
     "window-32": Scenario(partial(fan_out, window=32)),
     "endpoints": Scenario(endpoints, ("channels-pair",)),
     "connections": Scenario(connections),
-    "half-load": Scenario(half_load, ("hub", "channels", "tutorial")),
+    "half-load": Scenario(half_load, ("hub", "channels", "tutorial", "nchan", "c-loop")),
     "publish": Scenario(publish, ("publish-hub", "publish-redis-py")),
     "publishers": Scenario(publishers, ("hub",)),
     "many-channels": Scenario(many_channels, ("channels-pair",)),
