@@ -59,7 +59,7 @@ class HubCore:
     ) -> None:
         self.broker = broker
         self.registry: Registry = Registry()
-        self.delivery: Delivery = Delivery()
+        self.delivery: Delivery = Delivery(self.registry)
         self.streams: Streams = Streams(broker, self.registry, self.delivery.emit, recovery_limit)
         self.namespaces: Namespaces = namespaces or Namespaces()
         self._recovery_limit = recovery_limit

@@ -123,6 +123,11 @@ class Registry:
         """Connections with at least one channel."""
         return len(self._names)
 
+    @property
+    def overlapping(self) -> bool:
+        """Whether any connection has more than one channel."""
+        return self.subscriptions > len(self._names)
+
     def channels_of(self, subscriber: Subscriber) -> tuple[str, ...]:
         return self._names.get(subscriber, ())
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 
 from hub import delivery
 from hub.delivery import GATHER, Delivery
-from hub.protocol.forms import RAW
+from hub.protocol.forms import RAW, Event, RawForm
 from hub.protocol.frames import text_frame
 from hub.registry import Channel, KeepsAll, Registry
 from hub.types import Publication
@@ -51,9 +53,9 @@ def _one_is_a_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery, "CROWD", 1)
 
 
-async def started() -> Delivery:
+async def started(registry: Registry | None = None) -> Delivery:
     """In the running loop."""
-    running = Delivery()
+    running = Delivery(registry or Registry())
     running.start(asyncio.get_running_loop())
     return running
 
@@ -157,7 +159,7 @@ async def test_publications_of_all_channels_gather_together(monkeypatch: pytest.
 
 async def test_another_loop_does_not_inherit_what_was_pending() -> None:
     """A hub whose loop ended with something to write, delivers in the next loop; it was deaf there."""
-    running, client = Delivery(), Client(SLOW)
+    running, client = Delivery(Registry()), Client(SLOW)
     channel = heard_by(client)
 
     async def last_turn() -> None:
@@ -172,3 +174,56 @@ async def test_another_loop_does_not_inherit_what_was_pending() -> None:
     emit(running, heard_by(client, "other"), "5")
     await eventually(lambda: len(client.writes) == 3)
     assert client.writes[1:] == [frames("4"), frames("5")]
+
+
+# Clients in several channels
+
+
+@dataclass(frozen=True)
+class Broken(RawForm):
+    """A form with a fault."""
+
+    def frames(self, channel: str, events: Sequence[Event], base: Publication | None) -> list[bytes]:
+        raise RuntimeError("no form")
+
+
+async def test_a_client_in_several_channels_gets_all_of_a_turn_in_one_write() -> None:
+    registry = Registry()
+    running, one, both = await started(registry), Client(0), Client(0)
+    for client, name in ((one, "a"), (both, "a"), (both, "b")):
+        registry.subscribe(client, name)
+    a, b = registry.channels["a"], registry.channels["b"]
+    emit(running, a, "1")
+    emit(running, b, "2")
+    emit(running, a, "3")
+    await asyncio.sleep(0)
+    assert (one.writes, both.writes) == ([frames("1", "3")], [frames("1", "3", "2")])
+    emit(running, b, "4")
+    await eventually(lambda: len(both.writes) == 2)
+    assert both.writes[1] == frames("4")
+    assert (running.messages, running.bytes) == (6, len(frames("1", "3")) * 2 + len(frames("2", "4")))
+
+
+async def test_what_may_be_left_out_does_not_wait_for_other_channels() -> None:
+    """It says of which channel it is, so it is handed over by itself; what excludes somebody is too."""
+    registry = Registry()
+    running, client = await started(registry), Client(0)
+    registry.subscribe(client, "kept")
+    registry.subscribe(client, "lossy", RawForm("drop_oldest"))
+    registry.subscribe(client, "excluding")
+    for name in ("kept", "lossy", "excluding"):
+        running.emit(registry.channels[name], Publication(name.encode(), exclude=b"x" if name == "excluding" else b""))
+    await asyncio.sleep(0)
+    assert client.writes == [frames("lossy"), frames("excluding"), frames("kept")]
+
+
+async def test_a_fault_in_one_channel_costs_the_others_nothing() -> None:
+    registry = Registry()
+    running, client = await started(registry), Client(0)
+    registry.subscribe(client, "a")
+    registry.subscribe(client, "b", Broken())
+    registry.subscribe(client, "c")
+    for name in "abc":
+        emit(running, registry.channels[name], name)
+    await asyncio.sleep(0)
+    assert (client.writes, running.failed) == ([frames("a", "c")], 1)
