@@ -89,11 +89,18 @@ class Delivery:
         for channel in dirty:
             self.write(channel, bundle)
         if bundle is not None:
-            for wire, chunks in bundle.items():
-                wire.write(b"".join(chunks))
+            self._write_bundle(bundle)
         if begun is not None:
             self._took = time.thread_time() - begun
             self._company_until = time.monotonic() + self._took
+
+    def _write_bundle(self, bundle: Bundle) -> None:
+        for wire, chunks in bundle.items():
+            try:
+                wire.write(b"".join(chunks))
+            except Exception:
+                self.failed += len(chunks)
+                log.exception("unexpected fault while writing to %r", wire)
 
     def write(self, channel: Channel, bundle: Bundle | None = None) -> None:
         """Write now what the channel has pending; or put it into a bundle, as far as that may wait."""

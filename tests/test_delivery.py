@@ -217,6 +217,24 @@ async def test_what_may_be_left_out_does_not_wait_for_other_channels() -> None:
     assert client.writes == [frames("lossy"), frames("excluding"), frames("kept")]
 
 
+class Raising(Client):
+    """A wire with a fault."""
+
+    def write(self, chunk: bytes) -> None:
+        raise RuntimeError("no transport")
+
+
+async def test_a_fault_of_one_client_costs_the_others_nothing() -> None:
+    registry = Registry()
+    running, broken, client = await started(registry), Raising(0), Client(0)
+    for each, name in ((broken, "a"), (broken, "b"), (client, "a"), (client, "b")):
+        registry.subscribe(each, name)
+    for name in "ab":
+        emit(running, registry.channels[name], name)
+    await asyncio.sleep(0)
+    assert (client.writes, running.failed) == ([frames("a", "b")], 2)
+
+
 async def test_a_fault_in_one_channel_costs_the_others_nothing() -> None:
     registry = Registry()
     running, client = await started(registry), Client(0)
