@@ -20,8 +20,6 @@ REQUEST = (
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 TIMEOUT = 30.0
-# Descriptors that are told of at once.
-MOST = 16384
 
 
 class TlsSocket(ssl.SSLSocket):
@@ -52,7 +50,7 @@ def ready(epoll: select.epoll, wait: float) -> list[tuple[int, int]]:
     have this CPU whenever they want it.
     """
     end = time.perf_counter() + wait
-    while not (found := epoll.poll(0, MOST)) and time.perf_counter() < end:
+    while not (found := epoll.poll(0)) and time.perf_counter() < end:
         os.sched_yield()
     return found
 
