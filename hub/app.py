@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
 from fastapi.templating import Jinja2Templates
@@ -18,6 +20,9 @@ __all__ = ["WebSocketsFirst", "create_app", "with_examples"]
 
 # Relative, so that a proxy may serve the hub under a path of its own and take that away.
 ADDRESSES = {"static": "static", "ws": "ws", "connection": "connection/websocket"}
+
+# Who traces has it loaded (docs/tracing.md).
+SDK = "opentelemetry.sdk"
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -54,7 +59,8 @@ class WebSocketsFirst:
     """What `create_app` returns, with the hub's WebSockets led to their endpoints past FastAPI's middleware and routes.
 
     These have nothing to do for them, and were a sixth of what it costs to accept one. Only for an application that
-    nobody else adds to: other middleware expects to see WebSockets too.
+    nobody else adds to: other middleware expects to see WebSockets too, as FastAPI's own telemetry does where there is
+    an OpenTelemetry SDK.
     """
 
     def __init__(self, app: FastAPI) -> None:
@@ -63,7 +69,7 @@ class WebSocketsFirst:
         self._routes = [route for route in hub.router.routes if isinstance(route, WebSocketRoute)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
+        if scope["type"] == "websocket" and SDK not in sys.modules:
             for route in self._routes:
                 match, found = route.matches(scope)
                 if match is Match.FULL:

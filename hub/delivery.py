@@ -26,7 +26,8 @@ log: logging.Logger = logging.getLogger("hub")
 GATHER = 0.2
 # Clients that several are written to at once, from which this is worth a timer.
 CROWD = 100
-
+# Bytes of several channels that are joined for a client.
+JOINED = 8192
 
 # What several channels have for the same clients.
 Bundle = defaultdict[Writer, list[bytes]]
@@ -85,7 +86,8 @@ class Delivery:
         crowd = sum(len(channel) for channel in dirty if len(channel.pending) > 1)
         begun = time.thread_time() if crowd >= CROWD else None
         # A transport writes at once, so a client in many channels would cost a system call for each of them.
-        bundle: Bundle | None = defaultdict(list) if len(dirty) > 1 and self._registry.overlapping else None
+        several = len(dirty) > 1 and self._registry.overlapping and self.tracing is None
+        bundle: Bundle | None = defaultdict(list) if several else None
         for channel in dirty:
             self.write(channel, bundle)
         if bundle is not None:
@@ -97,7 +99,12 @@ class Delivery:
     def _write_bundle(self, bundle: Bundle) -> None:
         for wire, chunks in bundle.items():
             try:
-                wire.write(b"".join(chunks))
+                # A copy is this client's alone. What waits, or will because it is much, is shared with others instead.
+                if wire.waits or sum(map(len, chunks)) > JOINED:
+                    for chunk in chunks:
+                        wire.write(chunk)
+                else:
+                    wire.write(b"".join(chunks))
             except Exception:
                 self.failed += len(chunks)
                 log.exception("unexpected fault while writing to %r", wire)

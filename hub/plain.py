@@ -65,6 +65,9 @@ class PlainWire:
     # The server's own affair.
     compression = 0
 
+    # A task sends it.
+    waits = True
+
     def __init__(self, receive: Receive, send: Send, options: WireOptions) -> None:
         self._receive = receive
         self._send = send

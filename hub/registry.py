@@ -23,16 +23,21 @@ class Writer(Protocol):
     # Takes ready-made WebSocket frames. Must not raise, wait, or change the registry.
     write: Callable[[bytes], object]
 
+    @property
+    def waits(self) -> bool:
+        """Whether what is written waits. Else each write is a system call, and several chunks are better joined."""
+
     def offer(self, chunk: bytes, lossy: Lossy, /) -> None:
         """The same with frames that may be left out if the client reads too slowly."""
 
 
 class KeepsAll:
-    """A `Writer` that leaves nothing out."""
+    """A `Writer` that leaves nothing out, and keeps it for somebody to fetch."""
 
     __slots__ = ()
 
     write: Callable[[bytes], object]
+    waits = True
 
     def offer(self, chunk: bytes, lossy: Lossy, /) -> None:
         self.write(chunk)

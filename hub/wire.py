@@ -300,6 +300,10 @@ class HubProtocol(asyncio.Protocol):
     # Writing
 
     @property
+    def waits(self) -> bool:
+        return self._backlog is not None or self.congested
+
+    @property
     def queued(self) -> int:
         """Bytes that the client has not taken."""
         return self._transport.get_write_buffer_size() + (self._backlog.size if self._backlog else 0)

@@ -35,6 +35,10 @@ class Wire(Protocol):
     # Takes ready-made frames; never raises, never waits.
     write: Callable[[bytes], object]
 
+    @property
+    def waits(self) -> bool:
+        """See `hub.registry.Writer`."""
+
     def offer(self, chunk: bytes, lossy: Lossy, /) -> None:
         """The same with frames that may be left out if the client reads too slowly."""
 

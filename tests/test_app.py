@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from fastapi import FastAPI
 from starlette.routing import WebSocketRoute
 
 from hub import Hub, Settings
-from hub.app import WebSocketsFirst, create_app
+from hub.app import SDK, WebSocketsFirst, create_app
 
 Call = tuple[str, dict[str, Any]]
 
@@ -39,7 +40,8 @@ class Heard:
 
 
 @pytest.fixture
-def heard() -> Heard:
+def heard(monkeypatch: pytest.MonkeyPatch) -> Heard:
+    monkeypatch.delitem(sys.modules, SDK, raising=False)
     return Heard(create_app(Settings()))
 
 
@@ -67,3 +69,8 @@ async def test_the_hubs_websockets_go_straight_to_their_endpoints(
 )
 async def test_all_else_is_fastapis(heard: Heard, path: str, kind: str) -> None:
     assert (await heard.of(path, kind))[0] == "fastapi"
+
+
+async def test_who_traces_gets_fastapis_spans_of_websockets_too(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, SDK, sys)
+    assert (await heard.of("/ws"))[0] == "fastapi"

@@ -27,6 +27,7 @@ class Client(KeepsAll):
     """A subscriber that costs processor time; `writes` has the bytes, `times` when they came."""
 
     id = b""
+    waits = False
 
     def __init__(self, takes: float) -> None:
         self._takes = takes
@@ -215,6 +216,26 @@ async def test_what_may_be_left_out_does_not_wait_for_other_channels() -> None:
         running.emit(registry.channels[name], Publication(name.encode(), exclude=b"x" if name == "excluding" else b""))
     await asyncio.sleep(0)
     assert client.writes == [frames("lossy"), frames("excluding"), frames("kept")]
+
+
+class Waiting(Client):
+    """It is not taken at once."""
+
+    waits = True
+
+
+@pytest.mark.parametrize(("kind", "length"), [(Waiting, 1), (Client, delivery.JOINED // 2)])
+async def test_what_waits_is_shared(kind: type[Client], length: int) -> None:
+    """A joined chunk is a copy for each client; where many are slow, or much is written, that would be their memory."""
+    registry = Registry()
+    running, one, other = await started(registry), kind(0), kind(0)
+    for client, name in ((one, "a"), (one, "b"), (other, "a"), (other, "b")):
+        registry.subscribe(client, name)
+    for name in "ab":
+        emit(running, registry.channels[name], name * length)
+    await asyncio.sleep(0)
+    assert one.writes == [frames("a" * length), frames("b" * length)]
+    assert all(mine is yours for mine, yours in zip(one.writes, other.writes, strict=True))
 
 
 class Raising(Client):
