@@ -161,8 +161,10 @@ class Pour:
         await eventually(self._at_rest)
 
     def _at_rest(self) -> bool:
-        stream = self._hub.registry.channels[CHANNEL].stream
-        return stream is not None and stream.live and stream.offset == self.said and not self._feed.broker.deaf
+        channel = self._hub.registry.channels[CHANNEL]
+        stream = channel.stream
+        arrived = stream is not None and stream.live and stream.offset == self.said and not self._feed.broker.deaf
+        return arrived and not channel.pending
 
     async def _say(self) -> None:
         self.said += 1
