@@ -46,17 +46,22 @@ class Backend:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open += 1
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                if length := re.search(r"^content-length: (\d+)", head, re.MULTILINE | re.IGNORECASE):
-                    await reader.readexactly(int(length[1]))
-                status = 200 if " /health/" in head.partition("\r\n")[0] else self._note(head)
-                if not status:
-                    break
-                writer.write(f"HTTP/1.1 {status} Whatever\r\nContent-Length: 0\r\n\r\n".encode())
-        writer.close()
-        self._open -= 1
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                await self._answer(reader, writer)
+        finally:  # the proxy may have been killed with a connection that is accepted only when the test ends
+            writer.close()
+            self._open -= 1
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            if length := re.search(r"^content-length: (\d+)", head, re.MULTILINE | re.IGNORECASE):
+                await reader.readexactly(int(length[1]))
+            status = 200 if " /health/" in head.partition("\r\n")[0] else self._note(head)
+            if not status:
+                return
+            writer.write(f"HTTP/1.1 {status} Whatever\r\nContent-Length: 0\r\n\r\n".encode())
 
     def _note(self, head: str) -> int:
         self.requests.append(head)
