@@ -58,7 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 class WebSocketsFirst:
     """What `create_app` returns, with the hub's WebSockets led to their endpoints past FastAPI's middleware and routes.
 
-    These have nothing to do for them, and were a sixth of what it costs to accept one. Only for an application that
+    These have nothing to do for them, and were a quarter of what it costs to accept one. Only for an application that
     nobody else adds to: other middleware expects to see WebSockets too, as FastAPI's own telemetry does where there is
     an OpenTelemetry SDK.
     """
