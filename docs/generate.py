@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import click
 from generate_llms import llms
@@ -91,8 +92,9 @@ def commands() -> str:
 
 def _usages(name: str, command: click.Command) -> Iterator[tuple[str, str]]:
     if isinstance(command, click.Group):
-        for each in command.commands.values():
-            yield from _usages(f"{name} {each.name}", each)
+        context = click.Context(command)
+        for each in command.commands or command.list_commands(context):
+            yield from _usages(f"{name} {each}", cast(click.Command, command.get_command(context, each)))
     elif not command.hidden:
         arguments = [
             each.make_metavar(click.Context(command)) for each in command.params if isinstance(each, click.Argument)

@@ -13,10 +13,10 @@ import click
 
 from . import __version__
 from .cli_api import COMMANDS as API_COMMANDS
-from .cli_codegen import codegen
 from .cli_config import config, prove
 from .cli_token import token
 from .config import Settings, warn_of_unknown_variables
+from .dev_only import dev_only
 from .errors import ConfigError, HubError
 from .log import configure
 
@@ -89,6 +89,26 @@ def serve(**options: Any) -> None:
         return await Supervisor(load).run()
 
     sys.exit(asyncio.run(run()))
+
+
+class _Codegen(click.Group):
+    """Its commands are in the other wheel."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return self._loaded().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return self._loaded().get_command(ctx, name)
+
+    def _loaded(self) -> click.Group:
+        with dev_only("hub codegen"):
+            from .codegen.command import codegen
+        return codegen
+
+
+@click.group(cls=_Codegen)
+def codegen() -> None:
+    """Write clients of an application."""
 
 
 for _command in (*API_COMMANDS, token, config, codegen):

@@ -94,7 +94,9 @@ def command(words: list[str]) -> None:
 def hub_command(group: click.Command, words: list[str]) -> None:
     """It exists, and takes these arguments."""
     if isinstance(group, click.Group):
-        hub_command(group.commands[words[0]], words[1:])
+        chosen = group.get_command(click.Context(group), words[0])
+        assert chosen is not None
+        hub_command(chosen, words[1:])
     else:
         words = [word for word in words if not word.startswith("$") and word not in ("<", ">", "|", "&")]
         group.make_context(group.name, words)

@@ -4,8 +4,8 @@
 // renamed}. Its rooms have a name, a log, an outbox, and say(message).
 
 import { $, focusText, hide, onSubmit, setText } from "./dom.js";
+import { keep, recall } from "./memory.js";
 import { element } from "./render.js";
-import { keep, recall } from "./storage.js";
 import * as view from "./view.js";
 
 const MOST_ROOMS = 12;

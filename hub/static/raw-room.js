@@ -3,9 +3,9 @@
 
 import { rawFrame } from "./frames.js";
 import { Log } from "./log.js";
+import { Seen } from "./memory.js";
 import { Outbox } from "./outbox.js";
 import { clock } from "./render.js";
-import { Seen } from "./seen.js";
 import { sentence } from "./words.js";
 
 const DELIVERY_TIMEOUT = 10000;

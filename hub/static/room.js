@@ -5,10 +5,9 @@
 
 import { readData } from "./frames.js";
 import { Log } from "./log.js";
+import { keep, recall, Seen } from "./memory.js";
 import { Outbox } from "./outbox.js";
 import { People } from "./people.js";
-import { Seen } from "./seen.js";
-import { keep, recall } from "./storage.js";
 import { sentence } from "./words.js";
 
 const MOST_SENT = 200;

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import click
 
-from .dev_only import dev_only
-from .errors import ConfigError
+from ..errors import ConfigError
+from ..pages import STATIC
+from .client import typescript
+from .source import document_of
 
 __all__ = ["codegen"]
 
@@ -32,9 +34,6 @@ def ts(source: str, output: Path | None, imports: str | None, check: bool) -> No
     SOURCE is a program as `module:application` (or `module:hub`), or its /asyncapi.json as a URL or a file. With
     --output, hub.js and hub.d.ts are written beside the client, unless --import says where they are.
     """
-    with dev_only("hub codegen"):
-        from .codegen import document_of, typescript  # the whole hub, which other commands do without
-
     text = typescript(document_of(source), imports=imports or "./hub.js")
     if output is None:
         if check:
@@ -50,8 +49,6 @@ def ts(source: str, output: Path | None, imports: str | None, check: bool) -> No
 
 
 def _library(folder: Path) -> dict[Path, str]:
-    from .pages import STATIC
-
     return {folder / name: (STATIC / name).read_text(encoding="utf-8") for name in _LIBRARY}
 
 
