@@ -83,7 +83,12 @@ def chosen(only: tuple[str, ...], *, peers: bool) -> Runs:
     scenarios = [name for name in SCENARIOS if name in only] or list(SCENARIOS if peers else USUAL)
     compared = [*SERVERS, *PEERS] if peers else list(SERVERS)
     mentioned = [name for name in CONTENDERS if name in only]
-    runs = [(scenario, name) for scenario in scenarios for name in SCENARIOS[scenario].servers or mentioned or compared]
+    runs = [
+        (scenario, name)
+        for scenario in scenarios
+        for _ in range(SCENARIOS[scenario].times if peers else 1)
+        for name in SCENARIOS[scenario].servers or mentioned or compared
+    ]
     return [(scenario, name) for scenario, name in runs if not mentioned or name in mentioned]
 
 

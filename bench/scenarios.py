@@ -17,18 +17,22 @@ __all__ = ["SCENARIOS", "Scenario"]
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`servers` are those that it is about; empty: all that are compared."""
+    """`servers` are those that it is about; empty: all that are compared.
+
+    `times` is how often it is measured in a repetition beside peers: more often where little decides.
+    """
 
     measure: Callable[[Server, Plan], Figures]
     servers: tuple[str, ...] = ()
+    times: int = 1
 
 
 SCENARIOS: dict[str, Scenario] = {
-    "window-1": Scenario(partial(fan_out, window=1)),
+    "window-1": Scenario(partial(fan_out, window=1), times=2),
     "window-32": Scenario(partial(fan_out, window=32)),
     "endpoints": Scenario(endpoints, ("channels-pair",)),
     "connections": Scenario(connections),
-    "half-load": Scenario(half_load, ("hub", "channels", "tutorial", "nchan", "c-loop")),
+    "half-load": Scenario(half_load, ("hub", "channels", "tutorial", "nchan", "c-loop"), times=2),
     "publish": Scenario(publish, ("publish-hub", "publish-redis-py")),
     "publishers": Scenario(publishers, ("hub",)),
     "many-channels": Scenario(many_channels, ("channels-pair",)),

@@ -91,11 +91,12 @@ def test_without_peers_the_usual_is_run() -> None:
 
 
 def test_with_peers_every_target_is_measured() -> None:
-    """Each has its scenario and its servers among what is run; every scenario is."""
-    runs = set(program.chosen((), peers=True))
+    """Each has its scenario and its servers among what is run; every scenario is, some of them more often."""
+    runs = program.chosen((), peers=True)
     assert {scenario for scenario, _ in runs} == set(SCENARIOS)
+    assert [runs.count((scenario, "hub")) for scenario in ("window-1", "window-32", "half-load")] == [2, 1, 2]
     for target in PEER_TARGETS:
-        assert {(target.scenario, target.server), (target.scenario, target.against or target.server)} <= runs
+        assert {(target.scenario, target.server), (target.scenario, target.against or target.server)} <= set(runs)
 
 
 def test_what_is_missing_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
