@@ -67,6 +67,7 @@ class PlainWire:
 
     # A task sends it.
     waits = True
+    descriptor = -1
 
     def __init__(self, receive: Receive, send: Send, options: WireOptions) -> None:
         self._receive = receive

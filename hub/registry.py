@@ -27,6 +27,13 @@ class Writer(Protocol):
     def waits(self) -> bool:
         """Whether what is written waits. Else each write is a system call, and several chunks are better joined."""
 
+    @property
+    def descriptor(self) -> int:
+        """Where `hub.straight` may write: a socket, while nothing waits before it and it takes frames as they are.
+
+        Else -1, and the rest of what it does not take, too, is for `write`.
+        """
+
     def offer(self, chunk: bytes, lossy: Lossy, /) -> None:
         """The same with frames that may be left out if the client reads too slowly."""
 
@@ -38,6 +45,7 @@ class KeepsAll:
 
     write: Callable[[bytes], object]
     waits = True
+    descriptor = -1
 
     def offer(self, chunk: bytes, lossy: Lossy, /) -> None:
         self.write(chunk)

@@ -35,9 +35,11 @@ class Wire(Protocol):
     # Takes ready-made frames; never raises, never waits.
     write: Callable[[bytes], object]
 
+    # See `hub.registry.Writer` for these two.
     @property
-    def waits(self) -> bool:
-        """See `hub.registry.Writer`."""
+    def waits(self) -> bool: ...
+    @property
+    def descriptor(self) -> int: ...
 
     def offer(self, chunk: bytes, lossy: Lossy, /) -> None:
         """The same with frames that may be left out if the client reads too slowly."""

@@ -22,15 +22,24 @@ from .deadlines import Deadlines, Timed
 from .errors import Disconnect, Disconnects
 from .log import Throttled
 
-__all__ = ["OPTIONS_STATE", "WireServer", "wire_server", "wire_servers"]
+__all__ = [
+    "LOW_WATER",
+    "OPTIONS_STATE",
+    "WireServer",
+    "open_descriptor",
+    "tell_of_all_that_waits",
+    "wire_server",
+    "wire_servers",
+]
 
 log: logging.Logger = logging.getLogger("hub.wire")
 
 # The key of the WireOptions in the lifespan state.
 OPTIONS_STATE = "hub.wire.options"
 
-# A transport calls itself congested above the first mark and recovered below the second. uvloop's own low mark is 16
-# bytes, so that a client on the edge would flap.
+# A transport calls itself congested above the first mark and recovered below the second, except where all that waits is
+# told; uvloop's own low mark is 16 bytes, so that a client on the edge would flap. Linux takes as much as the first of
+# what it cannot send yet, and the second is how much of a backlog is written at once.
 HIGH_WATER, LOW_WATER = 65536, 16384
 
 # Pieces of HTTP input, of all connections together, that are handled before WebSockets get their turn. A handshake
@@ -150,8 +159,24 @@ class WireServer:
         options = self.options
         patience = options.ping_interval + options.ping_timeout + options.slow_timeout
         with contextlib.suppress(OSError):  # a system that only resembles Linux
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, LOW_WATER)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, HIGH_WATER)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(patience * 1000))
+
+
+def tell_of_all_that_waits(transport: asyncio.Transport) -> None:
+    """From now on it is congested as soon as anything has to wait, and its buffer empty while it is not.
+
+    Over TLS, which cannot be written past, that would gain nothing.
+    """
+    if transport.get_extra_info("sslcontext") is None:
+        transport.set_write_buffer_limits(0)
+
+
+def open_descriptor(transport: asyncio.Transport) -> int:
+    """Its socket, if that may be written to past the transport now, else -1."""
+    sock = transport.get_extra_info("socket")
+    tls = transport.get_extra_info("sslcontext") is not None
+    return -1 if sock is None or tls or transport.get_write_buffer_size() else int(sock.fileno())
 
 
 _servers: WeakKeyDictionary[ServerState, WireServer] = WeakKeyDictionary()

@@ -71,7 +71,7 @@ async def test_socket_options() -> None:
         transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=sock)
         server.tune(transport)
         tuned = transport.get_extra_info("socket")
-        assert tuned.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == LOW_WATER
+        assert tuned.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == HIGH_WATER
         assert tuned.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 37_000
         assert transport.get_write_buffer_limits() == (LOW_WATER, HIGH_WATER)
         transport.abort()

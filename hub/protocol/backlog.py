@@ -68,15 +68,34 @@ class Backlog:
                 return False
         return self._keep(chunk, _Droppable(chunk, channel))
 
-    def pop(self) -> bytes:
-        """The oldest chunk. Raises IndexError if there is none."""
+    def pop(self, most: int = 0) -> bytes:
+        """The oldest chunk, joined with those behind it as long as they have `most` bytes together.
+
+        Raises IndexError if there is none.
+        """
+        chunks = [self._pop()]
+        size = len(chunks[0])
+        while self.size and (size := size + len(self._next())) <= most:
+            chunks.append(self._pop())
+        return b"".join(chunks) if len(chunks) > 1 else chunks[0]
+
+    def _next(self) -> bytes:
+        """The oldest chunk, which stays; there is one."""
         while True:
-            first = self._chunks.popleft()
-            chunk = first if isinstance(first, bytes) else self._take(first)
+            first = self._chunks[0]
+            chunk = first if isinstance(first, bytes) else first.chunk
             if chunk:
-                self.size -= len(chunk)
                 return chunk
+            self._chunks.popleft()
             self._gone -= 1
+
+    def _pop(self) -> bytes:
+        chunk = self._next()
+        first = self._chunks.popleft()
+        if not isinstance(first, bytes):
+            self._take(first)
+        self.size -= len(chunk)
+        return chunk
 
     def _keep(self, chunk: bytes, droppable: _Droppable | None = None) -> bool:
         self._chunks.append(droppable or chunk)

@@ -147,3 +147,31 @@ def test_nothing_stays_behind() -> None:
     drained = [backlog.pop() for _ in range(1000) if backlog]
     assert sum(map(len, drained)) <= 1000
     assert (backlog._chunks, backlog._oldest, backlog._latest, backlog._gone) == (deque(), deque(), {}, 0)
+
+
+@given(chunks, st.integers(min_value=0, max_value=200))
+def test_small_ones_are_taken_together(pushed: list[bytes], most: int) -> None:
+    """In order, as many as fit, and each at least alone."""
+    backlog, kept = Backlog(1 << 20), [chunk for chunk in pushed if chunk]
+    for number, chunk in enumerate(kept):
+        backlog.push(chunk, (None, OLDEST)[number % 2])
+    taken = []
+    while backlog:
+        taken.append(backlog.pop(most))
+    ends = {sum(map(len, kept[: number + 1])) for number in range(len(kept))}
+    assert b"".join(taken) == b"".join(kept)
+    at = 0
+    for piece in taken:
+        assert at + len(piece) == max(
+            [min(end for end in ends if end > at), *(end for end in ends if end <= at + most)]
+        )
+        at += len(piece)
+
+
+def test_what_was_taken_back_is_not_taken() -> None:
+    """Nor does it end a piece."""
+    backlog = Backlog(100)
+    for chunk, lossy in [(b"a", None), (b"\x81\x01b", LATEST), (b"c", None), (b"\x81\x01d", LATEST)]:
+        backlog.push(chunk, lossy)
+    assert backlog.pop(100) == b"ac\x81\x01d"
+    assert not backlog

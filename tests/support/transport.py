@@ -36,6 +36,7 @@ class FakeTransport(asyncio.Transport):
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._marks = (high or 0, low or 0)
+        self._pause()
 
     def get_write_buffer_size(self) -> int:
         return len(self.buffer)
@@ -111,7 +112,11 @@ class FakeTransport(asyncio.Transport):
     def _flow(self) -> None:
         if not self.stalled:
             self.take()
-        elif len(self.buffer) > self._marks[0] and not self._paused:
+        else:
+            self._pause()
+
+    def _pause(self) -> None:
+        if len(self.buffer) > self._marks[0] and not self._paused:
             self._paused = True
             self._protocol.pause_writing()
 
