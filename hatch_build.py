@@ -23,7 +23,7 @@ class Zopfli:
 
     def flush(self) -> bytes:
         """The deflated data: a zlib stream without its header (2 bytes) and its checksum (4)."""
-        return zopfli.zlib.compress(b"".join(self._parts))[2:-4]
+        return zopfli.zlib.compress(b"".join(self._parts), numiterations=60)[2:-4]
 
 
 class Tight(BuildHookInterface[Any]):

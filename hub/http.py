@@ -286,6 +286,9 @@ class HubHttpProtocol(HttpToolsProtocol):
         protocol.adopt(self.transport)
         protocol.upgrade(request_of(self.url, self.headers))
         self.transport.set_protocol(protocol)
+        if self.flow.write_paused:  # by an answer before it; the transport says so once
+            self._wire_server.deadlines.clear(self)
+            protocol.pause_writing()
 
     def _ignore_upgrade(self) -> None:
         """As RFC 9110 §7.8 allows: the request is being answered, but it is the connection's last."""

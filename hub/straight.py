@@ -16,8 +16,7 @@ from .registry import Writer
 
 __all__ = ["Straight"]
 
-# Clients from which it is worth the beginning, and bytes up to which. A socket may not take more at once, and where its
-# time goes then is not the transport.
+# Clients from which it is worth the beginning, and bytes up to which: a socket may not take more at once.
 CROWD, MOST = 16, 32768
 # Seconds of a write in which something may have come between; of a fan-out that may be lost so; and for which the
 # transports write when they were.
@@ -27,7 +26,7 @@ if sys.platform == "linux":
     import resource
 
     def _waits() -> int:
-        """How often this thread has waited. Being displaced by another process does not count."""
+        """How often this thread has waited; 0 if nobody counts (gVisor). Being displaced by a process is none."""
         return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 else:
@@ -41,20 +40,21 @@ class Straight:
 
     def __init__(self) -> None:
         # By `time.perf_counter`.
-        self._not_before = 0.0 if sys.platform == "linux" else float("inf")
+        self._not_before = 0.0
 
     def write(self, wires: Collection[Writer], chunk: bytes) -> None:
         """The same as `write` of each of them."""
         rest = iter(wires)
-        if len(wires) >= CROWD and len(chunk) <= MOST and time.perf_counter() >= self._not_before:
-            self._write_past(rest, chunk)
+        worth_it = len(wires) >= CROWD and len(chunk) <= MOST and time.perf_counter() >= self._not_before
+        if worth_it and (waits := _waits()):
+            self._write_past(rest, chunk, waits)
         for wire in rest:
             wire.write(chunk)
 
-    def _write_past(self, wires: Iterator[Writer], chunk: bytes) -> None:
+    def _write_past(self, wires: Iterator[Writer], chunk: bytes, waits: int) -> None:
         """To all, or until another thread has taken the interpreter for too long."""
         write, clock, size = os.write, time.perf_counter, len(chunk)
-        lost, waits, now = 0.0, _waits(), clock()
+        lost, now = 0.0, clock()
         for wire in wires:
             if (descriptor := wire.descriptor) < 0:
                 wire.write(chunk)

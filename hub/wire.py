@@ -38,7 +38,7 @@ from .protocol.backlog import Backlog, Lossy
 from .protocol.deflate import InflatingParser
 from .protocol.frames import FrameError, FrameParser, Opcode
 from .wire_contract import EXTENSION, Handler, Wire
-from .wire_server import LOW_WATER, open_descriptor, tell_of_all_that_waits, wire_server
+from .wire_server import LOW_WATER, open_descriptor, tell_of_all_that_waits, untaken, wire_server
 
 __all__ = ["EXTENSION", "Handler", "HubProtocol", "Wire"]
 
@@ -101,7 +101,7 @@ class HubProtocol(asyncio.Protocol):
         self._pumping = self._held = False
         # Something arrived since the last visit by the deadlines; a ping is on its way.
         self._heard = self._pinged = False
-        # Too much waits in the transport's buffer; how many bytes at the last visit.
+        # Too much waits in the transport's buffer; what was `untaken` at the last visit.
         self.congested: bool = False
         self._stall = 0
         # The end has begun: nothing is written any more except for the close frame.
@@ -154,7 +154,7 @@ class HubProtocol(asyncio.Protocol):
         self._server.congested.add(self)
         if not self._closing:
             self.write, self.descriptor = self._enqueue, -1
-            self._stall = self._transport.get_write_buffer_size()
+            self._stall = untaken(self._transport)
             self._server.visit(self, self._server.options.slow_timeout)
 
     def resume_writing(self) -> None:
@@ -438,7 +438,7 @@ class HubProtocol(asyncio.Protocol):
 
     def _check_stall(self) -> None:
         """Congested for `slow_timeout`: dropped unless it has taken something meanwhile."""
-        size = self._transport.get_write_buffer_size()
+        size = untaken(self._transport)
         if size < self._stall:
             self._stall = size
             self._server.visit(self, self._server.options.slow_timeout)

@@ -22,12 +22,17 @@ from .deadlines import Deadlines, Timed
 from .errors import Disconnect, Disconnects
 from .log import Throttled
 
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
 __all__ = [
     "LOW_WATER",
     "OPTIONS_STATE",
     "WireServer",
     "open_descriptor",
     "tell_of_all_that_waits",
+    "untaken",
     "wire_server",
     "wire_servers",
 ]
@@ -177,6 +182,16 @@ def open_descriptor(transport: asyncio.Transport) -> int:
     sock = transport.get_extra_info("socket")
     tls = transport.get_extra_info("sslcontext") is not None
     return -1 if sock is None or tls or transport.get_write_buffer_size() else int(sock.fileno())
+
+
+def untaken(transport: asyncio.Transport) -> int:
+    """Bytes that its client has not taken: some of what the system holds may go before the buffer gets any shorter."""
+    size = transport.get_write_buffer_size()
+    sock = transport.get_extra_info("socket")
+    if sys.platform == "linux" and sock is not None:
+        with contextlib.suppress(OSError):
+            size += int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    return size
 
 
 _servers: WeakKeyDictionary[ServerState, WireServer] = WeakKeyDictionary()

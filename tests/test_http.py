@@ -17,6 +17,7 @@ from hub.config import WireOptions
 from hub.errors import Disconnects
 from hub.http import MAX_HEAD_SIZE, HubHttpProtocol
 from hub.protocol.frames import close_frame, text_frame
+from hub.wire import HubProtocol
 from hub.wire_server import OPTIONS_STATE
 from tests.protocol.test_frames import client_frame
 from tests.support.sockets import HANDSHAKE
@@ -78,12 +79,20 @@ class Client:
         self._writer.write(data)
 
     async def until(self, end: bytes) -> bytes:
+        """What comes, to such an end; but only the last of much."""
         async with asyncio.timeout(5):
-            return await self._reader.readuntil(end)
+            while True:
+                try:
+                    return await self._reader.readuntil(end)
+                except asyncio.LimitOverrunError as error:
+                    await self._reader.readexactly(error.consumed)
 
     def pause(self) -> None:
         """Take nothing more."""
         self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    def resume(self) -> None:
+        self._writer.transport.resume_reading()  # type: ignore[attr-defined]
 
     async def some(self, count: int) -> bytes:
         async with asyncio.timeout(5):
@@ -343,6 +352,25 @@ async def test_an_upgrade_after_an_answered_request(server: Server) -> None:
     client.send(HANDSHAKE % b"/" + client_frame(1, b"early"))
     assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
     assert await client.until(b"early") == text_frame(b"early")
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_an_upgrade_behind_an_answer_that_waits(server: Server, reads: bool) -> None:
+    """The connection knows that it is congested, though that was said before: it gets both answers, or is dropped."""
+    client = await server.connect(b"GET /?size=20000000 HTTP/1.1\r\nHost: h\r\n\r\n")
+    client.pause()
+    await eventually(lambda: server.app.served)
+    client.send(HANDSHAKE % b"/")
+    connections = server.uvicorn.server_state.connections
+    await eventually(lambda: [each.congested for each in connections if isinstance(each, HubProtocol)] == [True])
+    if reads:
+        client.resume()
+        await client.until(b"HTTP/1.1 101")
+        await client.until(b"\r\n\r\n")
+        client.send(client_frame(1, b"alive"))
+        assert await client.until(b"alive") == text_frame(b"alive")
+    else:
+        await eventually(lambda: not connections)
 
 
 async def test_the_http_object_is_freed_by_the_upgrade(server: Server) -> None:

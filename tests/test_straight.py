@@ -226,6 +226,22 @@ async def test_what_waited_before_it_was_taken_over(place: Place) -> None:
     await until_lost(transport)
 
 
+async def test_a_client_that_takes_only_from_the_socket(place: Place) -> None:
+    """What the transport has gets no shorter before the socket has room for a good part of it."""
+    place.transport.stalled = True
+    place.fan_out(b"a" * 1000)
+    place.fan_out(b"b" * 1000)
+    place.wire.write(b"c")
+    for _ in range(2):
+        assert len(place.peer.recv(1000)) == 1000
+        place.wire.on_due()
+        assert place.wire.congested
+        assert b"slow" not in place.transport.buffer
+    place.wire.on_due()
+    assert b"slow" in place.transport.buffer  # the close frame
+    place.transport.stalled = False
+
+
 async def test_what_waits_is_drained_in_pieces(place: Place) -> None:
     """Not with a system call for each small message."""
     place.transport.stalled = True
@@ -347,10 +363,17 @@ def test_a_write_that_takes_long(crowd: list[Client], monkeypatch: pytest.Monkey
     """Only where this thread has waited for something has another one come between, and not another process."""
     times = iter([0.0, 0.0, *(number * 0.01 for number in range(1, 1000))])
     monkeypatch.setattr(straight.time, "perf_counter", lambda: next(times))
-    waits = iter(range(1000)) if waited else iter([0] * 1000)
+    waits = iter(range(1, 1000)) if waited else iter([1] * 1000)
     monkeypatch.setattr(straight, "_waits", lambda: next(waits))
     Straight().write(crowd, b"chunk")
     assert indirect(crowd) == [0] + [int(waited)] * (len(crowd) - 1)
+
+
+def test_where_nobody_counts_how_often_a_thread_waits(crowd: list[Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that computes could not be told, so nothing is risked."""
+    monkeypatch.setattr(straight, "_waits", lambda: 0)
+    Straight().write(crowd, b"chunk")
+    assert indirect(crowd) == [1] * len(crowd)
 
 
 def test_few_are_not_worth_it(crowd: list[Client], monkeypatch: pytest.MonkeyPatch) -> None:
