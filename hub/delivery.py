@@ -11,10 +11,10 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
+from .direct_writes import DirectWrites
 from .protocol.backlog import Lossy
 from .protocol.forms import Event
 from .registry import Channel, Registry, Subscriber, Writer
-from .straight import Straight
 from .tracing import Tracing
 from .types import Publication
 
@@ -39,7 +39,7 @@ class Delivery:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._straight = Straight()
+        self._direct = DirectWrites()
         # None while stopped.
         self._loop: asyncio.AbstractEventLoop | None = None
         # Channels with pending events; a flush is scheduled while there are any.
@@ -118,7 +118,7 @@ class Delivery:
             return  # somebody who joined in this tick had it written already
         begun = self.tracing.begin() if self.tracing is not None else None
         try:
-            messages, size = _fan_out(channel, events, bundle, self._straight)
+            messages, size = _fan_out(channel, events, bundle, self._direct)
             self.messages += messages
             self.bytes += size
             self.events += len(events)
@@ -131,7 +131,7 @@ class Delivery:
             log.exception("unexpected fault while writing to the clients of %r", channel)
 
 
-def _fan_out(channel: Channel, events: list[Event], bundle: Bundle | None, straight: Straight) -> tuple[int, int]:
+def _fan_out(channel: Channel, events: list[Event], bundle: Bundle | None, direct: DirectWrites) -> tuple[int, int]:
     """How many messages were written or put into the bundle, and their bytes."""
     excluded = {event.exclude for event in events if isinstance(event, Publication) and event.exclude}
     messages = size = 0
@@ -151,7 +151,7 @@ def _fan_out(channel: Channel, events: list[Event], bundle: Bundle | None, strai
             for wire in group.values():
                 bundle[wire].append(joined)
         elif joined:
-            straight.write(group.values(), joined)
+            direct.write(group.values(), joined)
     channel.advance(events)
     return messages, size
 

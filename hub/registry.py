@@ -29,7 +29,7 @@ class Writer(Protocol):
 
     @property
     def descriptor(self) -> int:
-        """Where `hub.straight` may write: a socket, while nothing waits before it and it takes frames as they are.
+        """Where `hub.direct_writes` may write: a socket, while nothing waits before it and it takes frames as they are.
 
         Else -1, and the rest of what it does not take, too, is for `write`.
         """

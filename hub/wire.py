@@ -6,7 +6,7 @@ freed; from then on frames that arrive reach the handler's callbacks, and ready-
 transport.
 
 `write` is the state of the outgoing side, swapped rather than tested, so that a healthy connection pays one call; with
-`descriptor`, swapped along with it, fan-outs save even that (`hub.straight`):
+`descriptor`, swapped along with it, fan-outs save even that (`hub.direct_writes`):
 
     _enqueue       before the handshake is answered, and while the client does not read (congested)
     transport.write

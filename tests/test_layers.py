@@ -26,7 +26,7 @@ LAYERS = (
         *("redis_sentinel", "redis_link", "redis_commands", "redis_scripts", "redis_feed", "redis_history"),
         *("redis_lease", "redis_presence", "redis_eviction", "redis_sync", "pubsub"),
     ),
-    ("hub", "delivery", "straight", "streams", "tracing", "authority", "admission", "capacity", "on_commit"),
+    ("hub", "delivery", "direct_writes", "streams", "tracing", "authority", "admission", "capacity", "on_commit"),
     (
         *("handshake", "wire_contract", "wire_server", "asgi", "wire", "plain", "http", "inbox"),
         *("sse_wire", "sse_departure"),

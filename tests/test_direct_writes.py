@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
-from hub import Hub, Settings, straight
+from hub import Hub, Settings, direct_writes
+from hub.direct_writes import DirectWrites
 from hub.errors import Disconnects
 from hub.protocol.frames import Opcode, split
-from hub.straight import Straight
 from hub.wire import HubProtocol
 from tests.protocol.test_frames import client_frame
 from tests.support.certificate import self_signed, trusting
@@ -39,8 +39,8 @@ COUNT = 60
 
 @pytest.fixture(autouse=True)
 def _one_is_a_crowd_and_nothing_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(straight, "CROWD", 1)
-    monkeypatch.setattr(straight, "MOST", 1 << 30)
+    monkeypatch.setattr(direct_writes, "CROWD", 1)
+    monkeypatch.setattr(direct_writes, "MOST", 1 << 30)
 
 
 def wires(hub: Hub) -> list[HubProtocol]:
@@ -56,8 +56,8 @@ def wires(hub: Hub) -> list[HubProtocol]:
 async def test_a_client_is_written_to_directly(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the handshake on, to its own socket."""
     written: list[tuple[int, bytes]] = []
-    real = straight.os.write
-    monkeypatch.setattr(straight.os, "write", lambda *both: written.append(both) or real(*both))
+    real = direct_writes.os.write
+    monkeypatch.setattr(direct_writes.os, "write", lambda *both: written.append(both) or real(*both))
     async with hub_on_uvicorn() as (hub, port, _), raw(port) as client:
         await client.handshake(ROOM)
         await eventually(lambda: wires(hub))
@@ -153,7 +153,7 @@ class Place:
         self.wire, self.transport, self.peer = wire, transport, peer
 
     def fan_out(self, chunk: bytes) -> None:
-        Straight().write([self.wire], chunk)
+        DirectWrites().write([self.wire], chunk)
 
 
 @pytest.fixture
@@ -333,13 +333,18 @@ def computing() -> Iterator[None]:
         thread.join()
 
 
+def write_until_held_up(writes: DirectWrites, crowd: list[Client]) -> list[int]:
+    """How often each client's `write` was called in the end."""
+    while not any(indirect(crowd)):
+        writes.write(crowd, b"chunk")
+    return indirect(crowd)
+
+
 def test_a_thread_that_computes(crowd: list[Client]) -> None:
     """Who comes behind the write that it holds up is written to by transports, and everybody is for some time."""
-    writes = Straight()
+    writes = DirectWrites()
     with computing():
-        while not any(indirect(crowd)):
-            writes.write(crowd, b"chunk")
-        held_up = indirect(crowd)
+        held_up = write_until_held_up(writes, crowd)
         writes.write(crowd, b"chunk")
     first = held_up.index(1)
     assert held_up == [0] * first + [1] * (len(crowd) - first)
@@ -348,12 +353,10 @@ def test_a_thread_that_computes(crowd: list[Client]) -> None:
 
 def test_it_is_tried_again(crowd: list[Client], monkeypatch: pytest.MonkeyPatch) -> None:
     """When nobody wants the interpreter any more."""
-    monkeypatch.setattr(straight, "RESPITE", 0.0)
-    writes = Straight()
+    monkeypatch.setattr(direct_writes, "RESPITE", 0.0)
+    writes = DirectWrites()
     with computing():
-        while not any(indirect(crowd)):
-            writes.write(crowd, b"chunk")
-    before = indirect(crowd)
+        before = write_until_held_up(writes, crowd)
     writes.write(crowd, b"chunk")
     assert indirect(crowd) == before
 
@@ -362,25 +365,25 @@ def test_it_is_tried_again(crowd: list[Client], monkeypatch: pytest.MonkeyPatch)
 def test_a_write_that_takes_long(crowd: list[Client], monkeypatch: pytest.MonkeyPatch, waited: bool) -> None:
     """Only where this thread has waited for something has another one come between, and not another process."""
     times = iter([0.0, 0.0, *(number * 0.01 for number in range(1, 1000))])
-    monkeypatch.setattr(straight.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(direct_writes.time, "perf_counter", lambda: next(times))
     waits = iter(range(1, 1000)) if waited else iter([1] * 1000)
-    monkeypatch.setattr(straight, "_waits", lambda: next(waits))
-    Straight().write(crowd, b"chunk")
+    monkeypatch.setattr(direct_writes, "_waits", lambda: next(waits))
+    DirectWrites().write(crowd, b"chunk")
     assert indirect(crowd) == [0] + [int(waited)] * (len(crowd) - 1)
 
 
 def test_where_nobody_counts_how_often_a_thread_waits(crowd: list[Client], monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that computes could not be told, so nothing is risked."""
-    monkeypatch.setattr(straight, "_waits", lambda: 0)
-    Straight().write(crowd, b"chunk")
+    monkeypatch.setattr(direct_writes, "_waits", lambda: 0)
+    DirectWrites().write(crowd, b"chunk")
     assert indirect(crowd) == [1] * len(crowd)
 
 
 def test_few_are_not_worth_it(crowd: list[Client], monkeypatch: pytest.MonkeyPatch) -> None:
     """A client alone is written to by its transport, and so is much at once."""
-    monkeypatch.setattr(straight, "CROWD", 2)
-    monkeypatch.setattr(straight, "MOST", 5)
-    Straight().write(crowd[:1], b"chunk")
-    Straight().write(crowd[1:3], b"chunk")
-    Straight().write(crowd[3:5], b"chunks")
+    monkeypatch.setattr(direct_writes, "CROWD", 2)
+    monkeypatch.setattr(direct_writes, "MOST", 5)
+    DirectWrites().write(crowd[:1], b"chunk")
+    DirectWrites().write(crowd[1:3], b"chunk")
+    DirectWrites().write(crowd[3:5], b"chunks")
     assert indirect(crowd[:5]) == [1, 0, 0, 1, 1]

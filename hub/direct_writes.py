@@ -1,8 +1,8 @@
 """One chunk to a crowd: straight into the sockets, past their transports, which saves 4 to 7 % of a delivery.
 
 A transport keeps the interpreter while it writes, `os.write` lets go of it. A thread that computes has it then for a
-switch interval (5 ms), so that a thousand writes take seconds. So each is timed, and after the first such wait
-everything goes through the transports for a while.
+switch interval (5 ms): a thousand writes took half a second in place of 3.5 ms. So each is timed, and after the first
+such wait everything goes through the transports for a while.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ from collections.abc import Collection, Iterator
 
 from .registry import Writer
 
-__all__ = ["Straight"]
+__all__ = ["DirectWrites"]
 
 # Clients from which it is worth the beginning, and bytes up to which: a socket may not take more at once.
 CROWD, MOST = 16, 32768
-# Seconds of a write in which something may have come between; of a fan-out that may be lost so; and for which the
-# transports write when they were.
+# Seconds of a write that may have had to wait; that a fan-out may lose so; for which the transports write when it has.
 LONG, PATIENCE, RESPITE = 50e-6, 1e-3, 5.0
 
 if sys.platform == "linux":
     import resource
 
     def _waits() -> int:
-        """How often this thread has waited; 0 if nobody counts (gVisor). Being displaced by a process is none."""
+        """How often this thread has waited, but not for the processor; 0 if nobody counts."""
         return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 else:
@@ -35,7 +34,7 @@ else:
         return 0
 
 
-class Straight:
+class DirectWrites:
     """The writes of one thread."""
 
     def __init__(self) -> None:
